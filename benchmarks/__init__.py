@@ -1,0 +1,1 @@
+"""Measurements of quality and speed, beside the peers they are compared with."""

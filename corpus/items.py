@@ -1,0 +1,109 @@
+"""The catalogue: items, and the columnar table that every stage reads them from."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from corpus.errors import ArtefactError, UnknownItem
+
+ATTRIBUTES = pl.List(pl.Struct({"name": pl.String, "values": pl.List(pl.String)}))
+
+ITEM_SCHEMA: dict[str, Any] = {
+    "item_id": pl.String,
+    "title": pl.String,
+    "description": pl.String,
+    "brand": pl.String,
+    "category": pl.List(pl.String),  # path, root to leaf
+    "price": pl.Float64,
+    "currency": pl.String,
+    "in_stock": pl.Boolean,
+    "attributes": ATTRIBUTES,
+    "image_uri": pl.String,
+    "updated_at": pl.Datetime("us", "UTC"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One catalogue entry, cleaned."""
+
+    item_id: str  # 1-128 printable characters
+    title: str
+    description: str | None = None
+    brand: str | None = None
+    category: tuple[str, ...] = ()  # path, root to leaf
+    price: float | None = None
+    currency: str | None = None
+    in_stock: bool | None = None
+    attributes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    image_uri: str | None = None
+    updated_at: datetime | None = None
+
+
+class ItemTable:
+    """The catalogue in catalogue order; an item's position, its row, is its number everywhere downstream."""
+
+    def __init__(self, frame: pl.DataFrame) -> None:
+        """Wrap a frame whose columns and types are those of ``ITEM_SCHEMA``."""
+        self.frame = frame.select(pl.col(name).cast(dtype) for name, dtype in ITEM_SCHEMA.items())
+        self.ids: list[str] = self.frame["item_id"].to_list()
+        self._row_of = {item_id: row for row, item_id in enumerate(self.ids)}
+
+    @classmethod
+    def from_items(cls, items: Iterable[Item]) -> "ItemTable":
+        """Build a table from items, in their order."""
+        rows = []
+        for item in items:
+            row = asdict(item)
+            row["category"] = list(item.category)
+            row["attributes"] = [{"name": k, "values": list(v)} for k, v in item.attributes.items()]
+            rows.append(row)
+        return cls(pl.DataFrame(rows, schema=ITEM_SCHEMA))
+
+    @classmethod
+    def read(cls, path: Path) -> "ItemTable":
+        """Read a table written by ``write``.
+
+        Raises:
+            ArtefactError: If the file is missing or is not such a table.
+        """
+        try:
+            return cls(pl.read_parquet(path))
+        except (OSError, pl.exceptions.PolarsError) as exc:
+            raise ArtefactError(f"expected an item table at {path}, got: {exc}; run `tandem prepare`") from exc
+
+    def write(self, path: Path) -> None:
+        """Write the table as zstd-compressed Parquet."""
+        self.frame.write_parquet(path, compression="zstd")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def row_of(self, item_id: str) -> int | None:
+        """Return the row of an item, or None if the catalogue has no such item."""
+        return self._row_of.get(item_id)
+
+    def item(self, row: int) -> Item:
+        """Return the item of a row.
+
+        Raises:
+            UnknownItem: If the row is outside the table.
+        """
+        if not 0 <= row < len(self.ids):
+            raise UnknownItem(f"expected a row in [0, {len(self.ids)}), got {row}")
+        values = self.frame.row(row, named=True)
+        values["category"] = tuple(values["category"] or ())
+        values["attributes"] = {pair["name"]: tuple(pair["values"] or ()) for pair in values["attributes"] or ()}
+        return Item(**values)
+
+    def column(self, name: str) -> list[Any]:
+        """Return one column as Python values, in row order."""
+        return self.frame[name].to_list()
+
+    def titles(self, rows: Sequence[int]) -> list[str]:
+        """Return the titles of rows."""
+        return self.frame["title"].gather(list(rows)).to_list()

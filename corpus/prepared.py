@@ -1,0 +1,109 @@
+"""What ``tandem prepare`` leaves behind, as later stages read it.
+
+A folder ``data/`` with::
+
+    items.parquet      the cleaned catalogue (corpus.items.ITEM_SCHEMA)
+    examples.parquet   one row per search occurrence or judged query (EXAMPLE_SCHEMA)
+    rejects.jsonl      refused input rows: file, line, reason
+    manifest.json      counts, the resolved configuration, SHA-256 of both tables
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from corpus.errors import ArtefactError
+from corpus.events import EventType, HistoryEvent
+from corpus.items import ItemTable
+
+Split = Literal["train", "valid", "test"]
+
+EXAMPLE_SCHEMA: dict[str, Any] = {
+    "query_id": pl.String,
+    "query": pl.String,
+    "user_id": pl.String,
+    "timestamp": pl.Datetime("us", "UTC"),  # null for judged queries
+    "split": pl.String,
+    "labels": pl.List(pl.Struct({"row": pl.UInt32, "weight": pl.Float32, "grade": pl.Float32})),
+    "history": pl.List(
+        pl.Struct({"timestamp": pl.Datetime("us", "UTC"), "type": pl.String, "item_id": pl.String, "query": pl.String})
+    ),  # newest first, strictly before the query
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label:
+    """What is known about one item for one query."""
+
+    row: int  # in the prepared item table
+    weight: float  # training weight; 0 for an item judged irrelevant
+    grade: float  # 0-3, for evaluation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One search of one shopper (or one judged query) with the items that answered it."""
+
+    query_id: str
+    query: str
+    user_id: str | None
+    timestamp: datetime | None
+    labels: tuple[Label, ...]
+    history: tuple[HistoryEvent, ...]  # newest first, strictly before the query
+
+
+class Prepared:
+    """Reader of a prepared ``data/`` folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the folder.
+
+        Raises:
+            ArtefactError: If the folder was not written by ``tandem prepare``.
+        """
+        self.folder = folder
+        try:
+            self.manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as exc:
+            raise ArtefactError(f"expected prepared data in {folder}, found none; run `tandem prepare` first") from exc
+        self._items: ItemTable | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over both tables, as hexadecimal digits."""
+        return str(self.manifest["fingerprint"])
+
+    @property
+    def items(self) -> ItemTable:
+        """The catalogue, read once."""
+        if self._items is None:
+            self._items = ItemTable.read(self.folder / "items.parquet")
+        return self._items
+
+    def examples(self, split: Split, *, limit: int | None = None, seed: int = 0) -> list[Example]:
+        """Read the examples of one split, in the order of their query ids' hash if limited, else of the file.
+
+        Args:
+            split: Which part.
+            limit: Keep at most so many, drawn uniformly by a seeded hash of the query id.
+            seed: Seed of that draw.
+        """
+        frame = pl.scan_parquet(self.folder / "examples.parquet").filter(pl.col("split") == split)
+        if limit is not None:
+            frame = frame.sort(pl.col("query_id").hash(seed)).head(limit)
+        return [_example(row) for row in frame.collect(engine="streaming").iter_rows(named=True)]
+
+
+def _example(row: dict[str, Any]) -> Example:
+    return Example(
+        query_id=row["query_id"],
+        query=row["query"],
+        user_id=row["user_id"],
+        timestamp=row["timestamp"],
+        labels=tuple(Label(**label) for label in row["labels"]),
+        history=tuple(HistoryEvent(**{**event, "type": EventType(event["type"])}) for event in row["history"] or ()),
+    )

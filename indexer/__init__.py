@@ -1,0 +1,1 @@
+"""Offline rebuilds: embed, build, verify, publish and roll back bundles."""

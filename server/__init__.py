@@ -1,0 +1,1 @@
+"""The online side: pipeline, gRPC service, histories, command line."""

@@ -1,0 +1,1 @@
+"""Shared fixtures: tiny real models, a tiny catalogue. Heavy imports stay inside the fixtures."""
