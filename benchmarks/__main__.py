@@ -1,0 +1,28 @@
+"""``python -m benchmarks``: one command per question.
+
+quality   how good are the answers, beside their floors?
+"""
+
+import logging
+import sys
+
+import typer
+
+from benchmarks.quality import quality
+from corpus.errors import TandemError
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app.command()(quality)
+
+
+@app.callback()
+def _root() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+
+
+if __name__ == "__main__":
+    try:
+        app()
+    except TandemError as exc:
+        sys.stderr.write(f"error: {exc}\n")
+        raise SystemExit(1) from exc

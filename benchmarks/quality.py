@@ -1,0 +1,111 @@
+"""How good are the answers? From a data set's files to a table of systems, each beside its floors.
+
+Every stage is the product's own: import, prepare, train both models, build, publish, evaluate on the test split.
+Finished stages are kept in the store's folder, so that a second call only evaluates.
+"""
+
+import json
+import logging
+import platform
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from server.config import TandemConfig
+
+from benchmarks.datasets import DATA_SETS, DataSet
+from corpus.config import load_config
+from corpus.errors import ConfigError
+from corpus.workspace import Workspace, versions
+from server.cli import bundles, data
+from server.cli.models import train_first_stage, train_second_stage
+
+logger = logging.getLogger(__name__)
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def quality(
+    name: Annotated[str, typer.Argument(metavar="DATA", help=f"One of: {', '.join(DATA_SETS)}, all.")],
+    shared: Annotated[Path, typer.Option(help="The folder that holds the data sets.")] = Path("../shared/data"),
+    stores: Annotated[Path, typer.Option(help="Where the stores are kept.")] = Path("stores"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few training steps: does it run, not how good is it.")
+    ] = False,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")
+    ] = None,
+) -> None:
+    """Train and measure Tandem on real data; write benchmarks/results/quality-<DATA>.json and .md."""
+    chosen = list(DATA_SETS) if name == "all" else [name]
+    for each in chosen:
+        if each not in DATA_SETS:
+            raise ConfigError(f"expected one of {', '.join(DATA_SETS)} or all, got {each!r}")
+        store = stores / (f"{each}-quick" if quick else each)
+        measure(each, DATA_SETS[each], shared=shared, store=store, quick=quick, overrides=overrides or [])
+
+
+def measure(name: str, dataset: DataSet, *, shared: Path, store: Path, quick: bool, overrides: list[str]) -> None:
+    """Run the whole chain on one data set and write its results."""
+    from indexer.evaluate import evaluate_bundle
+
+    workspace = Workspace(store)
+    settings = {**dataset.settings, **(dataset.quick if quick else {})}
+    assignments = [f"{key}={json.dumps(value)}" for key, value in settings.items()] + overrides
+    seconds: dict[str, float] = {}
+    if not workspace.config_path.exists():
+        data.init(store, kind=dataset.kind, source=shared / dataset.folder if dataset.folder else None)
+    config = load_config(TandemConfig, workspace.config_path, overrides=assignments)
+    if not (workspace.data / "manifest.json").exists():
+        seconds["prepare"] = _timed(lambda: data.prepare(store, assignments))
+    if not versions(workspace.retrievers, marker="model.json"):
+        seconds["train retriever"] = _timed(lambda: train_first_stage(workspace, config))
+    if not versions(workspace.rerankers, marker="model.json"):
+        seconds["train reranker"] = _timed(lambda: train_second_stage(workspace, config))
+    if not versions(workspace.bundles, marker="manifest.json"):
+        seconds["build"] = _timed(lambda: (bundles.build(store, assignments), bundles.publish(store)))
+    started = time.monotonic()
+    report = evaluate_bundle(
+        workspace,
+        config.retriever,
+        split="test",
+        limit=200 if quick else dataset.n_test_queries,
+        relevant_grade=dataset.relevant_grade,
+    )
+    seconds["evaluate"] = time.monotonic() - started
+    stem = RESULTS / f"quality-{name}{'-quick' if quick else ''}"
+    document = {
+        "command": f"python -m benchmarks quality {name}" + (" --quick" if quick else ""),
+        "settings": settings,
+        "overrides": overrides,
+        "machine": {"processor": _processor(), "n_cores": _n_cores(), "platform": platform.platform()},
+        "versions": {package: version(package) for package in ("torch", "sentence-transformers", "faiss-cpu")},
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": {stage: round(value, 1) for stage, value in seconds.items()},
+        "report": report.model_dump(mode="json"),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    stem.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    stem.with_suffix(".md").write_text(f"# Quality on {name}\n\n{report.markdown()}\n", encoding="utf-8")
+    typer.echo(report.table())
+    typer.echo(f"written: {stem}.json, {stem}.md")
+
+
+def _timed(action: object) -> float:
+    started = time.monotonic()
+    action()  # type: ignore[operator]
+    return time.monotonic() - started
+
+
+def _n_cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0))
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())

@@ -1,0 +1,5 @@
+"""The `tandem` command."""
+
+from server.cli.app import main
+
+__all__ = ["main"]

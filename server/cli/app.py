@@ -1,0 +1,79 @@
+"""The command line's root: sub-commands, exit codes, and errors without tracebacks.
+
+Exit codes: 0 done, 1 failed, 2 bad usage or configuration. Nothing heavy is imported here: each command imports
+what it runs, so that ``tandem --help`` answers at once.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version as package_version
+from typing import Annotated
+
+import typer
+
+from corpus.errors import ConfigError, TandemError
+from server.cli import bundles, data, demo, doctor, models, quality, serving
+
+app = typer.Typer(
+    name="tandem",
+    help="Two-stage product search: a tuned dual encoder finds, a history-aware cross-encoder orders.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+train = typer.Typer(help="Train a model on the prepared data.", no_args_is_help=True, rich_markup_mode=None)
+
+app.command()(data.init)
+app.command()(data.prepare)
+app.add_typer(train, name="train")
+train.command()(models.retriever)
+train.command()(models.reranker)
+app.command()(bundles.build)
+app.command()(bundles.publish)
+app.command()(bundles.rollback)
+app.command(name="list")(bundles.list_versions)
+app.command()(serving.serve)
+app.command()(serving.search)
+app.command()(quality.evaluate)
+app.command()(quality.run)
+app.command()(demo.demo)
+app.command()(doctor.doctor)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tandem {package_version('tandem-search')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens inside.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    level = logging.INFO if verbose or not sys.stderr.isatty() else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "httpx2", "nncf", "openvino", "sentence_transformers", "transformers", "datasets", "fsspec"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    try:
+        app(args=list(arguments) if arguments is not None else None)
+    except TandemError as exc:
+        sys.stderr.write(f"error: {exc}\n")
+        raise SystemExit(2 if isinstance(exc, ConfigError) else 1) from exc
+    except BrokenPipeError:
+        # the reader of our output has left, as `| head` does: not a failure
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as exc:
+        if os.environ.get("TANDEM_DEBUG"):
+            raise
+        sys.stderr.write(f"error: unexpected {type(exc).__name__}: {exc}; TANDEM_DEBUG=1 shows where\n")
+        raise SystemExit(1) from exc

@@ -1,0 +1,110 @@
+"""``tandem init`` and ``tandem prepare``: from a store's files to clean tables."""
+
+import json
+from datetime import date, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corpus.errors import ConfigError
+from corpus.workspace import Workspace
+from server.cli.options import JsonOption, SetOption, StoreArgument, open_store, report_values
+
+TEMPLATE = """\
+# A Tandem store. Every setting, its default and its meaning: docs/configuration.md.
+# Override one for a single run with --set section.key=value or TANDEM_SECTION__KEY=value.
+
+[data]
+{data}
+
+[retriever]
+# base_model = "default"            # packaged MiniLM; or a folder, or a hub id
+# item_fields = ["title", "brand", "category"]
+{retriever}
+
+[reranker]
+{reranker}
+
+[server]
+# address = "127.0.0.1:50051"
+"""
+
+# what a newcomer without an importer edits: the two files and how their columns are called
+OWN_FILES = """\
+items = "source/items.csv"          # CSV, JSON Lines or Parquet; .gz, .zst; one file or a glob
+events = "source/events.csv"        # search, impression, click, add_to_cart, purchase
+# item_columns = { item_id = "sku", title = "name" }
+# event_columns = { timestamp = "time", item_id = "sku" }"""
+
+
+def init(
+    store: StoreArgument,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="What to fill it from: synthetic, ubi, esci, wands, bestbuy, homedepot or purchases."
+        ),
+    ] = None,
+    source: Annotated[Path | None, typer.Option(help="The folder that holds the files to import.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the synthetic store.")] = 7,
+    as_json: JsonOption = False,
+) -> None:
+    """Create a store: its folder, its tandem.toml and, with --from, its source files."""
+    workspace = Workspace(store)
+    if workspace.config_path.exists():
+        raise ConfigError(f"{workspace.config_path} exists; choose another folder, or remove it to start again")
+    settings, counts = _fill(workspace, kind, source, seed)
+    lines = "\n".join(f"{key} = {_toml(value)}" for key, value in settings.items()) if kind else OWN_FILES
+    text = TEMPLATE.format(data=lines, retriever="", reranker="")
+    store.mkdir(parents=True, exist_ok=True)
+    workspace.config_path.write_text(text.replace("\n\n\n", "\n\n"), encoding="utf-8")
+    wrote = ", ".join(f"{value:,} {name}" for name, value in counts.items())
+    hint = f"next: tandem run {store}" if kind else f"next: put your files into {workspace.source} and edit the file"
+    report_values(
+        {"config": workspace.config_path, **counts},
+        as_json=as_json,
+        text=f"created {workspace.config_path}" + (f" with {wrote}" if wrote else "") + f"\n{hint}",
+    )
+
+
+def prepare(store: StoreArgument = Path(), overrides: SetOption = None, as_json: JsonOption = False) -> None:
+    """Clean the catalogue and the event log; pair queries with what answered them."""
+    from corpus.prepare import prepare as prepare_data
+
+    workspace, config = open_store(store, overrides)
+    result = prepare_data(config.data, workspace.root, workspace.data)
+    values = result.model_dump()
+    report_values(
+        values, as_json=as_json, text="\n".join(f"{key.replace('_', ' '):<24} {_show(v)}" for key, v in values.items())
+    )
+
+
+def _fill(
+    workspace: Workspace, kind: str | None, source: Path | None, seed: int
+) -> tuple[dict[str, object], dict[str, int]]:
+    """Write the source files; return the settings and the counts."""
+    workspace.source.mkdir(parents=True, exist_ok=True)
+    if kind is None:
+        return {}, {}
+    if kind == "synthetic":
+        from corpus.synthetic import SyntheticConfig, generate
+
+        made = generate(SyntheticConfig(seed=seed), workspace.source)
+        return {"items": "source/items.parquet", "events": "source/events.parquet"}, made.counts
+    from corpus.importers import import_store
+
+    if source is None:
+        raise ConfigError(f"--from {kind} needs --source FOLDER: the folder that holds the files to import")
+    imported = import_store(kind, source, workspace.source)
+    return dict(imported.settings), imported.counts
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _show(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)

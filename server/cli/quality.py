@@ -1,0 +1,38 @@
+"""``tandem evaluate`` and ``tandem run``: the evidence, and the whole chain in one command."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server.cli.bundles import build, publish
+from server.cli.data import prepare
+from server.cli.models import reranker, retriever
+from server.cli.options import JsonOption, SetOption, StoreArgument, open_store, report
+
+
+def evaluate(
+    store: StoreArgument = Path(),
+    version: Annotated[str | None, typer.Option(help="Bundle version; the current one if none is named.")] = None,
+    split: Annotated[
+        str, typer.Option(help="train, valid or test. Choose settings on valid, report on test.")
+    ] = "test",
+    limit: Annotated[int | None, typer.Option(help="Evaluate a seeded sample of so many queries.")] = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a bundle beside its floors: random, popularity, BM25 and the untuned encoder."""
+    from indexer.evaluate import evaluate_bundle
+
+    workspace, config = open_store(store, overrides)
+    measured = evaluate_bundle(workspace, config.retriever, version=version, split=split, limit=limit)
+    report(measured, as_json=as_json, text=measured.table())
+
+
+def run(store: StoreArgument = Path(), overrides: SetOption = None) -> None:
+    """Prepare, train both models, build and publish: from the store's files to a bundle in service."""
+    prepare(store, overrides)
+    retriever(store, overrides)
+    reranker(store, overrides)
+    build(store, overrides)
+    publish(store)

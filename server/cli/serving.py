@@ -1,0 +1,41 @@
+"""``tandem serve`` and ``tandem search``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server.cli.options import JsonOption, SetOption, StoreArgument, open_store
+
+
+def serve(
+    store: StoreArgument = Path(),
+    address: Annotated[str | None, typer.Option(help="Such as 127.0.0.1:50051; port 0 picks a free one.")] = None,
+    overrides: SetOption = None,
+) -> None:
+    """Serve the current bundle over gRPC until SIGTERM or SIGINT."""
+    import asyncio
+
+    from server.serve import serve as serve_bundle
+
+    settings = list(overrides or ())
+    if address is not None:
+        settings.append(f'server.address="{address}"')
+    workspace, config = open_store(store, settings)
+    asyncio.run(serve_bundle(config, workspace))
+
+
+def search(
+    query: Annotated[str, typer.Argument(help="What a shopper would type.")],
+    address: Annotated[str, typer.Option(help="The server's address.")] = "127.0.0.1:50051",
+    user: Annotated[str | None, typer.Option(help="The shopper whose history is read.")] = None,
+    k: Annotated[int, typer.Option("-k", help="Results wanted.")] = 10,
+    as_json: JsonOption = False,
+) -> None:
+    """Search a running server."""
+    from server.cli.console import print_response
+    from server.client import TandemClient
+
+    with TandemClient(address) as client:
+        response = client.search(query, user_id=user, page_size=k)
+    print_response(response, as_json=as_json)
