@@ -1,0 +1,32 @@
+"""The array types that stages exchange, and the checks at their doors."""
+
+import numpy as np
+import numpy.typing as npt
+
+from corpus.errors import DimensionMismatch, InputError
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+
+def as_embeddings(vectors: npt.ArrayLike, dim: int | None = None) -> FloatArray:
+    """Return embeddings as float32, C-contiguous, after checking that they can be searched.
+
+    Args:
+        vectors: Numbers of shape (n, dim).
+        dim: The width to insist on; None takes any.
+    Returns:
+        float32 (n, dim), C-contiguous; the very array that came if it already is.
+    Raises:
+        DimensionMismatch: If the shape differs.
+        InputError: If a number is NaN or infinite: FAISS would answer with arbitrary rows.
+    """
+    array = np.ascontiguousarray(vectors, dtype=np.float32)
+    if array.ndim != 2 or array.shape[1] < 1 or (dim is not None and array.shape[1] != dim):
+        raise DimensionMismatch(
+            f"expected (n, {'dim' if dim is None else dim}) embeddings, got shape {array.shape}; "
+            "encode with the encoder that the index was built with"
+        )
+    if not np.isfinite(array).all():
+        raise InputError("expected finite embeddings, got NaN or infinity; check the encoder that made them")
+    return array
