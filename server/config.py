@@ -1,0 +1,68 @@
+"""``[server]``, and the root that joins every section of ``tandem.toml``.
+
+Nothing here imports torch or reads a file: the command line validates a configuration before it does anything else.
+"""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from corpus.config import Section
+from corpus.prepare import DataConfig
+from indexer.config import BuildConfig
+from rerank.config import RerankerConfig
+from retrieval.config import RetrieverConfig
+
+
+class ServerConfig(Section):
+    """``[server]``: where to listen, how deep to look, how long to remember, when to refuse."""
+
+    address: str = "127.0.0.1:50051"  # host:port; port 0 picks a free one; [::]:50051 listens everywhere
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    n_threads: int | None = Field(default=None, ge=1)  # of the models; default: one per core
+
+    # depth of the two stages, where a request names none, and the most that it may name
+    retrieval_depth: int = Field(default=200, ge=1)  # candidates found, which is also how far a caller can page
+    max_retrieval_depth: int = Field(default=1000, ge=1)
+    rerank_depth: int = Field(default=50, ge=0)  # of these, how many the cross-encoder reads
+    max_rerank_depth: int = Field(default=200, ge=0)
+    hide_out_of_stock: bool = False  # drop items whose in_stock is false; unknown stock stays
+
+    default_page_size: int = Field(default=10, ge=1)
+    max_page_size: int = Field(default=100, ge=1)
+    page_ttl_s: float = Field(default=600.0, gt=0)  # how long a next_page_token is honoured
+    max_ranked_windows: int = Field(default=10_000, ge=1)  # answers kept for paging; the oldest go first
+
+    default_timeout_ms: float = Field(default=1000.0, gt=0)  # budget of a call that brings no deadline
+    reserve_ms: float = Field(default=10.0, ge=0)  # kept back from the caller's deadline for presenting
+    max_waiting_searches: int = Field(default=64, ge=1)  # admitted at once; one more is refused
+    retry_after_ms: float = Field(default=200.0, gt=0)  # what a refused caller is told to wait
+    drain_timeout_s: float = Field(default=10.0, ge=0)  # after SIGTERM, for the calls in flight
+
+    history_path: str = "history.sqlite3"  # relative to the store's folder
+    history_max_events: int = Field(default=200, ge=1)  # kept per shopper; the oldest go first
+    history_ttl_days: float = Field(default=365.0, gt=0)
+    max_events_per_request: int = Field(default=100, ge=1)  # of RecordEvents
+
+    @model_validator(mode="after")
+    def _defaults_fit_limits(self) -> Self:
+        for name, limit in (
+            ("retrieval_depth", "max_retrieval_depth"),
+            ("rerank_depth", "max_rerank_depth"),
+            ("default_page_size", "max_page_size"),
+        ):
+            if getattr(self, name) > getattr(self, limit):
+                raise ValueError(
+                    f"expected {name} <= {limit}, got {getattr(self, name)} and {getattr(self, limit)}; raise {limit}"
+                )
+        return self
+
+
+class TandemConfig(Section):
+    """The whole of ``tandem.toml``; every section and every key has a default."""
+
+    data: DataConfig = Field(default_factory=DataConfig)
+    retriever: RetrieverConfig = Field(default_factory=RetrieverConfig)
+    reranker: RerankerConfig = Field(default_factory=RerankerConfig)
+    build: BuildConfig = Field(default_factory=BuildConfig)
+    server: ServerConfig = Field(default_factory=ServerConfig)
