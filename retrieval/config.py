@@ -1,0 +1,85 @@
+"""``[retriever]``: the two towers, their training, both indexes and their fusion."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from corpus.config import Section
+
+TEXT_FIELDS = ("title", "brand", "category", "description", "attributes")
+DEFAULT_MODEL = "default"
+
+
+class RetrieverTrainConfig(Section):
+    """``[retriever.train]``: fine-tuning on query-item pairs."""
+
+    epochs: int = Field(default=2, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)  # ends training early; None: epochs decide
+    batch_size: int = Field(default=64, ge=2)  # query-item pairs per step
+    n_uniform_negatives: int = Field(default=64, ge=0)  # items drawn 1/N from the catalogue, added to every batch
+    learning_rate: float = Field(default=5e-5, gt=0)  # the highest, at the end of the warm-up
+    warmup_share: float = Field(default=0.1, ge=0, le=1)  # of all steps
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=0.05, gt=0)  # cosines are divided by it
+    logq: bool = True  # subtract the log-probability with which the sampler draws each item
+    weighting: Literal["sample", "loss"] = "sample"  # where the labels' weights act: in drawing pairs, or in the loss
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where a CUDA device has it, else fp32
+    device: Literal["auto", "cpu"] = "auto"
+    evaluations_per_epoch: int = Field(default=1, ge=1)
+    patience: int = Field(default=2, ge=1)  # evaluations without a better MRR@10 after which training stops
+    valid_examples: int = Field(default=500, ge=1)  # most validation queries per evaluation
+    valid_items: int = Field(default=5000, ge=1)  # most items they are ranked among; their positives come on top
+    checkpoint_steps: int | None = Field(default=None, ge=1)  # None: a checkpoint after every evaluation
+    log_steps: int = Field(default=10, ge=1)  # between two points in TensorBoard
+    seed: int = Field(default=13, ge=0)
+
+
+class VectorIndexConfig(Section):
+    """``[retriever.index]``: FAISS over the item embeddings, inner product."""
+
+    kind: Literal["flat", "hnsw"] = "hnsw"  # flat: exact
+    m: int = Field(default=32, ge=2)  # hnsw: links per item
+    ef_construction: int = Field(default=200, ge=1)
+    ef_search: int = Field(default=128, ge=1)
+    device: Literal["cpu", "gpu"] = "cpu"
+
+
+class LexicalConfig(Section):
+    """``[retriever.lexical]``: BM25 boosts of the catalogue's fields; 0 leaves a field out."""
+
+    title: float = Field(default=1.0, ge=0)
+    brand: float = Field(default=0.5, ge=0)
+    category: float = Field(default=0.3, ge=0)
+    description: float = Field(default=0.2, ge=0)
+    attributes: float = Field(default=0.2, ge=0)
+
+
+class FusionConfig(Section):
+    """``[retriever.fusion]``: how both channels' scores become one."""
+
+    dense_weight: float | None = Field(default=None, ge=0, le=1)  # None: fitted on validation queries
+    depth: int = Field(default=100, ge=1)  # candidates per channel while fitting
+    valid_examples: int = Field(default=500, ge=1)  # most validation queries for fitting
+
+
+class RetrieverConfig(Section):
+    """``[retriever]``: the first stage."""
+
+    base_model: str = DEFAULT_MODEL  # "default": the packaged MiniLM; else a folder or a hub id
+    towers: Literal["shared", "separate"] = "shared"
+    item_fields: tuple[str, ...] = ("title", "brand", "category")  # what the item tower reads, in this order
+    max_query_tokens: int = Field(default=32, ge=3, le=512)  # [CLS] and [SEP] included
+    max_item_tokens: int = Field(default=64, ge=3, le=512)
+    train: RetrieverTrainConfig = RetrieverTrainConfig()
+    index: VectorIndexConfig = VectorIndexConfig()
+    lexical: LexicalConfig = LexicalConfig()
+    fusion: FusionConfig = FusionConfig()
+
+    @field_validator("item_fields")
+    @classmethod
+    def _known_fields(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in value if name not in TEXT_FIELDS]
+        if unknown or not value or len(set(value)) != len(value):
+            raise ValueError(f"expected one or more of {', '.join(TEXT_FIELDS)}, each once; got {', '.join(value)}")
+        return value
