@@ -1,0 +1,75 @@
+"""``[reranker]``: what the cross-encoder reads and how it is trained.
+
+``preset = "reference"`` is the recipe this system was specified with: AdamW, learning rate 2e-5, batches of 32 pairs
+(4 lists of 8), up to 5 epochs, validation after each. The default departs from it in three numbers:
+
+- **Batch: 16 lists of 8, 128 pairs.** The loss compares the items of one list; its gradient averages over lists, so
+  four of them a step are noisy. Grouping lists of like length fills larger batches with little padding, and the cost
+  of an optimiser step is paid a quarter as often.
+- **Learning rate: 5e-5.** A batch four times larger carries a step about twice as large (the square-root rule), and
+  the default base model is small (6 layers) and starts with a fresh scoring head.
+- **Epochs: 3.** Negatives are drawn anew in every epoch, but the positives are the same; with the larger steps the
+  validation curve turns earlier. Early stopping keeps the best epoch under either preset.
+
+A value given beside the preset wins over the preset.
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from corpus.config import Section
+
+REFERENCE: dict[str, Any] = {
+    "epochs": 5,
+    "list_size": 8,
+    "lists_per_batch": 4,  # x 8 candidates = 32 pairs
+    "learning_rate": 2e-5,
+    "patience": 5,  # never stops before its five epochs; the best one is kept
+}
+
+
+class RerankerTrainConfig(Section):
+    """``[reranker.train]``: the training run."""
+
+    epochs: int = Field(default=3, ge=1)
+    list_size: int = Field(default=8, ge=2)  # candidates of one query, positives included
+    lists_per_batch: int = Field(default=16, ge=1)
+    learning_rate: float = Field(default=5e-5, gt=0)
+    warmup_share: float = Field(default=0.1, ge=0, lt=1)  # of all steps
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    history_dropout: float = Field(default=0.3, ge=0, le=1)  # share of lists that are trained as an anonymous shopper's
+    negatives_depth: int = Field(default=50, ge=1)  # negatives are drawn from so many candidates of the retriever
+    max_examples: int | None = Field(default=50_000, ge=1)  # searches read from the training split; None: all
+    max_steps: int | None = Field(default=None, ge=1)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where a CUDA device has it
+    patience: int = Field(default=1, ge=1)  # validations without improvement before training stops
+    valid_examples: int = Field(default=300, ge=1)
+    valid_depth: int = Field(default=30, ge=1)  # candidates reranked in validation
+    checkpoint_minutes: float = Field(default=10.0, ge=0)  # at most so much work is lost by a kill
+    seed: int = Field(default=13, ge=0)
+
+
+class RerankerConfig(Section):
+    """``[reranker]``: the second stage."""
+
+    preset: Literal["default", "reference"] = "default"
+    base_model: str = "default"  # the packaged MiniLM; else a folder or a hub id
+    n_layers: int | None = Field(default=None, ge=1)  # keep only the base model's first layers; None: all
+    item_fields: tuple[str, ...] = ("title", "brand", "category")
+    max_query_tokens: int = Field(default=32, ge=1)
+    max_history_tokens: int = Field(default=64, ge=0)
+    max_item_tokens: int = Field(default=48, ge=1)
+    history_events: int = Field(default=8, ge=0)
+    train: RerankerTrainConfig = RerankerTrainConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_preset(cls, values: Any) -> Any:  # noqa: ANN401 - pydantic hands over whatever was given
+        if not isinstance(values, dict) or values.get("preset") != "reference":
+            return values
+        given = values.get("train", {})
+        if isinstance(given, RerankerTrainConfig):
+            given = given.model_dump(exclude_unset=True)
+        return {**values, "train": {**REFERENCE, **given}} if isinstance(given, dict) else values

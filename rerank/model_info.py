@@ -1,0 +1,57 @@
+"""``model.json``: what is known about one trained version of the reranker. Written last, so it marks a finished one."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from corpus.errors import ArtefactError
+from rerank.config import RerankerConfig
+
+MODEL_FILE = "model.json"
+MODEL_FOLDER = "model"  # the transformers folder beside it
+FORMAT_VERSION = 1
+
+
+class RerankerModelInfo(BaseModel):
+    """A trained reranker's identity, origin, metrics and score weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    format_version: int = FORMAT_VERSION
+    fingerprint: str  # SHA-256 of weights, tokenizer and everything that shapes the input, hexadecimal
+    retriever_fingerprint: str  # whose candidates it was trained on
+    data_fingerprint: str
+    base_model: str
+    config: RerankerConfig  # resolved
+    score_weights: dict[str, float]  # final score = rerank · "rerank" + retrieval score · "retrieval"
+    metrics: dict[str, float]  # on validation, of the best epoch
+    n_parameters: int
+    seed: int
+    packages: dict[str, str]  # name -> version
+
+    @classmethod
+    def load(cls, folder: Path) -> "RerankerModelInfo":
+        """Read ``model.json`` of a version folder.
+
+        Raises:
+            ArtefactError: If it is missing, broken or of another format version.
+        """
+        path = folder / MODEL_FILE
+        try:
+            info = cls.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as exc:
+            raise ArtefactError(
+                f"expected a trained reranker in {folder}, got {type(exc).__name__} on {MODEL_FILE}; "
+                "run `tandem train reranker`"
+            ) from exc
+        if info.format_version != FORMAT_VERSION:
+            raise ArtefactError(
+                f"expected reranker format {FORMAT_VERSION} in {path}, got {info.format_version}; train it anew"
+            )
+        return info
+
+    def save(self, folder: Path) -> None:
+        """Write ``model.json`` by write-and-rename, so that it is there whole or not at all."""
+        part = folder / f"{MODEL_FILE}.part"
+        part.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        part.replace(folder / MODEL_FILE)
