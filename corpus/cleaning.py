@@ -45,7 +45,7 @@ def is_blank(text: str) -> bool:
 
 
 def is_missing(text: str | None) -> bool:
-    """Tell whether a cell stands for a missing value: empty, ``NULL``, ``NaN``, ``None``, ``\\N`` and the like."""
+    r"""Tell whether a cell stands for a missing value: empty, ``NULL``, ``NaN``, ``None``, ``\N`` and the like."""
     return text is None or text.strip().lower() in _MISSING
 
 
