@@ -1,0 +1,61 @@
+"""``model.json``: what a finished retriever version says about itself. Read by serving, so no torch here."""
+
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from corpus.config import Section
+from corpus.errors import ArtefactError
+from retrieval.config import RetrieverConfig
+from retrieval.fusion import FusionReport
+
+MODEL_FILE = "model.json"  # written last: its presence marks a finished version
+MODEL_FOLDER = "model"  # the SentenceTransformer folder inside a version
+FORMAT_VERSION = 1
+
+
+class FusionInfo(Section):
+    """The weight of the dense channel, and how it was found."""
+
+    dense_weight: float = Field(ge=0, le=1)
+    fitted: FusionReport | None = None  # None: the configuration set the weight
+
+
+class RetrieverModelInfo(Section):
+    """The content of ``model.json``."""
+
+    format_version: int = FORMAT_VERSION
+    fingerprint: str  # SHA-256 over weights, tokenizer and the way passages are written
+    base_model: str  # as configured
+    dim: int  # width of an embedding
+    config: RetrieverConfig  # resolved: everything that made this model
+    data_fingerprint: str  # of the prepared data that it was trained on
+    n_pairs: int  # training pairs
+    n_steps: int  # optimiser steps taken
+    seed: int
+    metrics: dict[str, float]  # on validation queries against the sampled catalogue
+    fusion: FusionInfo
+    packages: dict[str, str]  # versions of the libraries that trained it
+
+
+def load_retriever_info(folder: Path) -> RetrieverModelInfo:
+    """Read the ``model.json`` of a version's folder.
+
+    Raises:
+        ArtefactError: If it is missing, broken or of another format version.
+    """
+    path = folder / MODEL_FILE
+    try:
+        info = RetrieverModelInfo.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ArtefactError(
+            f"expected a finished retriever at {path}, found none; run `tandem train retriever`"
+        ) from exc
+    except (ValidationError, UnicodeDecodeError) as exc:
+        raise ArtefactError(f"expected a retriever's description at {path}, got: {exc}; train it again") from exc
+    if info.format_version != FORMAT_VERSION:
+        raise ArtefactError(
+            f"expected format version {FORMAT_VERSION} in {path}, got {info.format_version}; "
+            "train the retriever with this version of Tandem"
+        )
+    return info
