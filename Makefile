@@ -53,6 +53,9 @@ proto-fresh: $(STAMP)
 proto-lint: ## lint the public contract with buf (needs npx)
 	npx --yes @bufbuild/buf lint
 
+docs: $(STAMP) ## rewrite docs/configuration.md from the configuration classes
+	$(BIN)/python docs/write_configuration.py
+
 constraints: $(STAMP) ## rewrite constraints.txt from what is installed
 	@{ head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.tmp
 	@mv constraints.tmp constraints.txt && touch $(STAMP)
@@ -60,4 +63,4 @@ constraints: $(STAMP) ## rewrite constraints.txt from what is installed
 clean: ## remove the virtual environment, caches and the demo store
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis $(DEMO)
 
-.PHONY: help install demo test check format bench proto proto-fresh proto-lint constraints clean
+.PHONY: help install demo test check format bench proto proto-fresh proto-lint docs constraints clean
