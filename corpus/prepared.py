@@ -84,15 +84,20 @@ class Prepared:
             self._items = ItemTable.read(self.folder / "items.parquet")
         return self._items
 
-    def examples(self, split: Split, *, limit: int | None = None, seed: int = 0) -> list[Example]:
+    def examples(
+        self, split: Split, *, limit: int | None = None, seed: int = 0, with_history: bool = True
+    ) -> list[Example]:
         """Read the examples of one split, in the order of their query ids' hash if limited, else of the file.
 
         Args:
             split: Which part.
             limit: Keep at most so many, drawn uniformly by a seeded hash of the query id.
             seed: Seed of that draw.
+            with_history: False leaves the histories empty, which take most of the memory and the time.
         """
         frame = pl.scan_parquet(self.folder / "examples.parquet").filter(pl.col("split") == split)
+        if not with_history:
+            frame = frame.with_columns(pl.lit(None).alias("history"))
         if limit is not None:
             frame = frame.sort(pl.col("query_id").hash(seed)).head(limit)
         return [_example(row) for row in frame.collect(engine="streaming").iter_rows(named=True)]
