@@ -18,18 +18,17 @@ class ServerConfig(Section):
     """``[server]``: where to listen, how deep to look, how long to remember, when to refuse."""
 
     address: str = "127.0.0.1:50051"  # host:port; port 0 picks a free one; [::]:50051 listens everywhere
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"  # from which level on a record is logged
     n_threads: int | None = Field(default=None, ge=1)  # of the models; default: one per core
 
-    # depth of the two stages, where a request names none, and the most that it may name
     retrieval_depth: int = Field(default=200, ge=1)  # candidates found, which is also how far a caller can page
-    max_retrieval_depth: int = Field(default=1000, ge=1)
-    rerank_depth: int = Field(default=50, ge=0)  # of these, how many the cross-encoder reads
-    max_rerank_depth: int = Field(default=200, ge=0)
+    max_retrieval_depth: int = Field(default=1000, ge=1)  # the most that a request may ask for
+    rerank_depth: int = Field(default=50, ge=0)  # of the candidates, how many the cross-encoder reads
+    max_rerank_depth: int = Field(default=200, ge=0)  # the most that a request may ask for
     hide_out_of_stock: bool = False  # drop items whose in_stock is false; unknown stock stays
 
-    default_page_size: int = Field(default=10, ge=1)
-    max_page_size: int = Field(default=100, ge=1)
+    default_page_size: int = Field(default=10, ge=1)  # results, where a request names no number
+    max_page_size: int = Field(default=100, ge=1)  # the most that a request may ask for
     page_ttl_s: float = Field(default=600.0, gt=0)  # how long a next_page_token is honoured
     max_ranked_windows: int = Field(default=10_000, ge=1)  # answers kept for paging; the oldest go first
 
@@ -41,7 +40,7 @@ class ServerConfig(Section):
 
     history_path: str = "history.sqlite3"  # relative to the store's folder
     history_max_events: int = Field(default=200, ge=1)  # kept per shopper; the oldest go first
-    history_ttl_days: float = Field(default=365.0, gt=0)
+    history_ttl_days: float = Field(default=365.0, gt=0, le=36_500)  # age at which an event is forgotten
     max_events_per_request: int = Field(default=100, ge=1)  # of RecordEvents
 
     @model_validator(mode="after")

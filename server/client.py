@@ -1,0 +1,250 @@
+"""A typed client.
+
+>>> with TandemClient("127.0.0.1:50051") as client:                                     # doctest: +SKIP
+...     for hit in client.search("trail running shoes", user_id="ada").results:
+...         print(hit.rank, hit.item.title, hit.score)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+import grpc
+
+from corpus.errors import (
+    BadPageToken,
+    DeadlineExceeded,
+    InputError,
+    NotImplementedField,
+    Overloaded,
+    TandemError,
+    VersionNotFound,
+)
+from corpus.events import Event, HistoryEvent
+from corpus.items import Item
+from server.messages import EVENT_NUMBERS, item_of, timestamp_message
+from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
+from server.status import violations_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """One item that was found."""
+
+    item: Item
+    rank: int  # from 1, counted over all pages
+    score: float  # what the ranking is ordered by; higher is better, as for all scores
+    retrieval_score: float | None
+    dense_score: float | None
+    lexical_score: float | None  # None: no word of the query matched
+    rerank_score: float | None  # None: the cross-encoder did not read the item
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResponse:
+    """One page of an answer."""
+
+    results: tuple[SearchResult, ...]
+    total_size: int  # of the ranking that pages are cut from
+    next_page_token: str  # empty on the last page
+    search_id: str  # to be given back in the events that the answer leads to
+    index_version: str
+    model_versions: dict[str, str]  # stage → fingerprint
+    degraded: tuple[str, ...]  # what the answer lacks, in words
+    stage_timings_ms: dict[str, float]  # stage → wall-clock milliseconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordEventsResponse:
+    """What became of events."""
+
+    n_recorded: int
+    n_already_known: int
+    unknown_item_ids: tuple[str, ...]  # kept; they count once the catalogue that is served has them
+
+
+class TandemClient:
+    """Talks to a server over one connection. Safe to share between threads.
+
+    Errors of the server come back as the same types that it raised: ``InputError`` with the field at fault,
+    ``DeadlineExceeded``, ``Overloaded``, …
+    """
+
+    def __init__(self, address: str, *, timeout_s: float = 5.0) -> None:
+        """Connect when first needed.
+
+        Args:
+            address: Such as ``127.0.0.1:50051``.
+            timeout_s: Deadline of each call, unless the call names its own.
+        """
+        self._address = address
+        self._timeout_s = timeout_s
+        self._channel = grpc.insecure_channel(address)
+        self._stub: Any = search_pb2_grpc.SearchServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._channel.close()
+
+    def search(
+        self,
+        query: str,
+        *,
+        user_id: str | None = None,
+        visitor_id: str | None = None,
+        events: Sequence[HistoryEvent] | None = None,
+        page_size: int | None = None,
+        page_token: str | None = None,
+        offset: int | None = None,
+        retrieval_depth: int | None = None,
+        rerank_depth: int | None = None,
+        item_fields: Sequence[str] = (),
+        timeout_s: float | None = None,
+    ) -> SearchResponse:
+        """Search.
+
+        Args:
+            query: What the shopper typed.
+            user_id: The shopper whose recorded events are the history.
+            visitor_id: The browser or device, whose events are the history if there is no user.
+            events: The history itself, instead of the ids; newest first where times are equal.
+            page_size: Results wanted; the server's default is 10.
+            page_token: Of the page before; everything else but ``page_size`` as it was then.
+            offset: Results to skip.
+            retrieval_depth: Candidates to find.
+            rerank_depth: Candidates to rerank; 0 for the order of retrieval.
+            item_fields: Fields of ``Item`` to fetch besides its id; empty for all.
+            timeout_s: Deadline of this call.
+        Raises:
+            TandemError: Of the type that the server raised.
+        """
+        request = search_pb2.SearchRequest(
+            query=query,
+            user_id=user_id,
+            visitor_id=visitor_id,
+            page_size=page_size,
+            page_token=page_token,
+            offset=offset,
+        )
+        if events is not None:
+            request.user_context.events.extend(_history_message(event) for event in events)
+            request.user_context.SetInParent()  # present even if empty: a shopper known to have no history
+        if retrieval_depth is not None:
+            request.params.retrieval_depth = retrieval_depth
+        if rerank_depth is not None:
+            request.params.rerank_depth = rerank_depth
+        request.read_mask.paths.extend(item_fields)
+        return _response(self._call(self._stub.Search, request, timeout_s))
+
+    def record_events(
+        self, events: Sequence[Event], *, visitor_id: str | None = None, timeout_s: float | None = None
+    ) -> RecordEventsResponse:
+        """Write events; when this returns they are on the server's disk.
+
+        Args:
+            events: At most 100.
+            visitor_id: The browser or device; required for events without a ``user_id``.
+            timeout_s: Deadline of this call.
+        Raises:
+            TandemError: Of the type that the server raised; no event is written then.
+        """
+        request = search_pb2.RecordEventsRequest(events=[_event_message(event, visitor_id) for event in events])
+        response = self._call(self._stub.RecordEvents, request, timeout_s)
+        return RecordEventsResponse(
+            n_recorded=response.n_recorded,
+            n_already_known=response.n_already_known,
+            unknown_item_ids=tuple(response.unknown_item_ids),
+        )
+
+    def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:  # noqa: ANN401 - generated types
+        try:
+            return method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
+        except grpc.RpcError as exc:
+            self._raise(exc)
+
+    def _raise(self, error: Any) -> NoReturn:  # noqa: ANN401 - grpc hides the type that has code and details
+        code, message = error.code(), error.details() or ""
+        violations = violations_of(error)
+        field = violations[0].field if violations else None
+        if code is grpc.StatusCode.INVALID_ARGUMENT and field == "page_token":
+            raise BadPageToken(message, field=field) from error
+        if code is grpc.StatusCode.INVALID_ARGUMENT:
+            raise InputError(message, field=field) from error
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            raise NotImplementedField(message, field=field) from error
+        if code is grpc.StatusCode.NOT_FOUND:
+            raise VersionNotFound(message) from error
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            raise DeadlineExceeded(f"no answer from {self._address} in time: {message}") from error
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            raise Overloaded(message) from error
+        if code is grpc.StatusCode.UNAVAILABLE:
+            raise TandemError(
+                f"expected a server at {self._address}, got: {message}; start one with `tandem serve`"
+            ) from error
+        raise TandemError(f"the server at {self._address} failed ({code.name}): {message}") from error
+
+
+def _response(message: search_pb2.SearchResponse) -> SearchResponse:
+    return SearchResponse(
+        results=tuple(
+            SearchResult(
+                item=item_of(result.item),
+                rank=result.rank,
+                score=result.score,
+                retrieval_score=_optional(result, "retrieval_score"),
+                dense_score=_optional(result, "dense_score"),
+                lexical_score=_optional(result, "lexical_score"),
+                rerank_score=_optional(result, "rerank_score"),
+            )
+            for result in message.results
+        ),
+        total_size=message.total_size,
+        next_page_token=message.next_page_token,
+        search_id=message.search_id,
+        index_version=message.index_version,
+        model_versions={
+            "retriever": message.model_versions.retriever,
+            "reranker": message.model_versions.reranker,
+        },
+        degraded=tuple(degradation.message for degradation in message.degraded),
+        stage_timings_ms={timing.stage: timing.duration_ms for timing in message.stage_timings},
+    )
+
+
+def _optional(result: search_pb2.SearchResult, name: Any) -> float | None:  # noqa: ANN401 - a literal of the stubs
+    return getattr(result, name) if result.HasField(name) else None
+
+
+def _history_message(event: HistoryEvent) -> search_pb2.HistoryEvent:
+    return search_pb2.HistoryEvent(
+        type=EVENT_NUMBERS[event.type],
+        timestamp=timestamp_message(event.timestamp),
+        item_id=event.item_id,
+        query=event.query,
+    )
+
+
+def _event_message(event: Event, visitor_id: str | None) -> search_pb2.UserEvent:
+    return search_pb2.UserEvent(
+        type=EVENT_NUMBERS[event.type],
+        timestamp=timestamp_message(event.timestamp),
+        user_id=event.user_id,
+        visitor_id=visitor_id,
+        session_id=event.session_id,
+        item_id=event.item_id,
+        query=event.query,
+        search_id=event.search_id,
+        position=event.position,
+        price=event.price,
+        quantity=event.quantity,
+    )

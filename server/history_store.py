@@ -1,0 +1,215 @@
+"""What shoppers did, remembered on disk: one SQLite file.
+
+An event is on disk (write-ahead log, fsync) before ``record`` returns. A shopper's history is bounded in length and
+age. Events are keyed by what they are, so that a call that is repeated after a lost answer changes nothing.
+"""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from corpus.errors import ArtefactError
+from corpus.events import EventType, HistoryEvent
+
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT_S = 1.0  # for another process, such as a backup, that holds the file
+PURGE_INTERVAL_S = 3600.0  # between removals of what has grown too old
+MICROSECOND = timedelta(microseconds=1)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+# the key is also the order in which a history is read
+SCHEMA = """
+CREATE TABLE events (
+  shopper    TEXT    NOT NULL,
+  at_us      INTEGER NOT NULL,  -- microseconds since 1970, UTC
+  type       TEXT    NOT NULL,
+  item_id    TEXT    NOT NULL,  -- '' for none
+  query      TEXT    NOT NULL,  -- '' for none
+  session_id TEXT,
+  search_id  TEXT,
+  position   INTEGER,
+  price      REAL,
+  quantity   INTEGER,
+  PRIMARY KEY (shopper, at_us, type, item_id, query)
+) WITHOUT ROWID;
+CREATE INDEX events_by_age ON events (at_us);
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShopperEvent:
+    """One event to be remembered."""
+
+    shopper: str
+    timestamp: datetime  # timezone-aware
+    type: EventType
+    item_id: str | None = None
+    query: str | None = None
+    session_id: str | None = None
+    search_id: str | None = None
+    position: int | None = None
+    price: float | None = None
+    quantity: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """What became of a call's events."""
+
+    n_recorded: int
+    n_already_known: int
+
+
+class HistoryStore:
+    """Histories in a SQLite file. Safe to call from several threads; readers do not wait for writers."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_events: int = 200,
+        ttl: timedelta = timedelta(days=365),
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """Open the file, or create it, and remove what has grown too old.
+
+        Args:
+            path: The file.
+            max_events: Kept per shopper; the oldest go first.
+            ttl: Age at which an event is forgotten.
+            now: The clock.
+        Raises:
+            ArtefactError: If the file cannot be opened, or is not a history store of this version.
+        """
+        self._path = path
+        self._max_events = max_events
+        self._ttl = ttl
+        self._now = now
+        self._write_lock = threading.Lock()
+        self._read_lock = threading.Lock()
+        with self._wrapping_errors():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = self._connect()
+            self._prepare()
+            self._reader = self._connect()
+            self._purge()
+
+    def record(self, events: Sequence[ShopperEvent]) -> Recorded:
+        """Write events; when this returns they are on disk. All are written, or none.
+
+        Args:
+            events: Of any shoppers, in any order.
+        Raises:
+            ArtefactError: If the file cannot be written.
+        """
+        rows = [
+            (
+                event.shopper,
+                _microseconds(event.timestamp),
+                event.type.value,
+                event.item_id or "",
+                event.query or "",
+                event.session_id,
+                event.search_id,
+                event.position,
+                event.price,
+                event.quantity,
+            )
+            for event in events
+        ]
+        with self._write_lock, self._wrapping_errors():
+            with self._writer:  # one transaction; the fsync happens when it commits
+                self._writer.execute("BEGIN IMMEDIATE")
+                before = self._writer.total_changes
+                self._writer.executemany("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+                n_recorded = self._writer.total_changes - before
+                self._trim({event.shopper for event in events})
+            if time.monotonic() - self._purged_at > PURGE_INTERVAL_S:
+                self._purge()
+        return Recorded(n_recorded=n_recorded, n_already_known=len(rows) - n_recorded)
+
+    def history(self, shopper: str) -> tuple[HistoryEvent, ...]:
+        """Return a shopper's events, newest first; none for a shopper never seen.
+
+        Raises:
+            ArtefactError: If the file cannot be read.
+        """
+        with self._read_lock, self._wrapping_errors():
+            rows = self._reader.execute(
+                "SELECT at_us, type, item_id, query FROM events WHERE shopper = ? AND at_us > ? "
+                "ORDER BY at_us DESC LIMIT ?",
+                (shopper, self._oldest(), self._max_events),
+            ).fetchall()
+        return tuple(
+            HistoryEvent(
+                timestamp=EPOCH + at_us * MICROSECOND,
+                type=EventType(kind),
+                item_id=item_id or None,
+                query=query or None,
+            )
+            for at_us, kind, item_id, query in rows
+        )
+
+    def close(self) -> None:
+        """Close the file; a call that is being answered is waited for."""
+        with self._write_lock, self._read_lock:
+            self._reader.close()
+            self._writer.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None)
+        connection.execute("PRAGMA synchronous = FULL")
+        return connection
+
+    def _prepare(self) -> None:
+        """Create the tables in a new file; refuse a file of another kind."""
+        self._writer.execute("PRAGMA journal_mode = WAL")
+        with self._writer:
+            self._writer.execute("BEGIN IMMEDIATE")
+            found = self._writer.execute("PRAGMA user_version").fetchone()[0]
+            n_tables = self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if found == 0 and n_tables == 0:
+                for statement in SCHEMA.split(";\n"):
+                    self._writer.execute(statement)
+                self._writer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            elif found != SCHEMA_VERSION:
+                raise ArtefactError(
+                    f"expected a history store of version {SCHEMA_VERSION} at {self._path}, got version {found}; "
+                    "name another file as server.history_path"
+                )
+
+    def _trim(self, shoppers: set[str]) -> None:
+        for shopper in shoppers:
+            self._writer.execute(
+                "DELETE FROM events WHERE shopper = ?1 AND at_us < "
+                "(SELECT at_us FROM events WHERE shopper = ?1 ORDER BY at_us DESC LIMIT 1 OFFSET ?2)",
+                (shopper, self._max_events - 1),
+            )
+
+    def _purge(self) -> None:
+        with self._writer:
+            self._writer.execute("BEGIN IMMEDIATE")
+            self._writer.execute("DELETE FROM events WHERE at_us <= ?", (self._oldest(),))
+        self._purged_at = time.monotonic()
+
+    def _oldest(self) -> int:
+        return _microseconds(self._now() - self._ttl)
+
+    @contextmanager
+    def _wrapping_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as exc:
+            raise ArtefactError(
+                f"the history store {self._path} cannot be used: {exc}; check the disk's space and the file's "
+                "permissions, or move the file away to begin with empty histories"
+            ) from exc
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - EPOCH) // MICROSECOND

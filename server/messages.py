@@ -1,0 +1,103 @@
+"""Between the public contract's messages and the types that the stages speak."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from corpus.events import EventType
+from corpus.items import Item
+from server.pb.tandem.search.v1 import search_pb2
+from server.ranking import Degradation, DegradationReason, Hit
+
+EVENT_TYPES = {
+    search_pb2.EVENT_TYPE_SEARCH: EventType.SEARCH,
+    search_pb2.EVENT_TYPE_IMPRESSION: EventType.IMPRESSION,
+    search_pb2.EVENT_TYPE_CLICK: EventType.CLICK,
+    search_pb2.EVENT_TYPE_ADD_TO_CART: EventType.ADD_TO_CART,
+    search_pb2.EVENT_TYPE_PURCHASE: EventType.PURCHASE,
+}
+EVENT_NUMBERS = {kind: number for number, kind in EVENT_TYPES.items()}
+
+REASON_NUMBERS = {
+    DegradationReason.DEADLINE: search_pb2.DEGRADATION_REASON_DEADLINE,
+    DegradationReason.RERANKER_FAILED: search_pb2.DEGRADATION_REASON_RERANKER_FAILED,
+    DegradationReason.HISTORY_UNAVAILABLE: search_pb2.DEGRADATION_REASON_HISTORY_UNAVAILABLE,
+}
+
+
+class Timestamped(Protocol):
+    """A message with an optional time."""
+
+    timestamp: Timestamp
+
+    def HasField(self, name: str) -> bool:
+        """Tell whether a field is set."""
+        ...
+
+
+def moment(timestamp: Timestamp) -> datetime:
+    """Return a protobuf time as a UTC datetime, cut to microseconds.
+
+    Raises:
+        ValueError: If it is outside the years 1 to 9999.
+    """
+    return timestamp.ToDatetime(tzinfo=UTC)
+
+
+def timestamp_message(time: datetime) -> Timestamp:
+    """Return a timezone-aware datetime as a protobuf time."""
+    message = Timestamp()
+    message.FromDatetime(time.astimezone(UTC))
+    return message
+
+
+def item_message(item: Item, fields: frozenset[str]) -> search_pb2.Item:
+    """Write an item, with only the fields named; fields that the catalogue leaves empty stay absent."""
+    values: dict[str, Any] = {name: getattr(item, name) for name in fields}
+    if "attributes" in values:
+        values["attributes"] = {
+            name: search_pb2.AttributeValues(values=entries) for name, entries in item.attributes.items()
+        }
+    if item.updated_at is not None and "updated_at" in values:
+        values["updated_at"] = timestamp_message(item.updated_at)
+    return search_pb2.Item(**values)
+
+
+def item_of(message: search_pb2.Item) -> Item:
+    """Read an item."""
+    present = {name: getattr(message, name) for name in _OPTIONAL_ITEM_FIELDS if message.HasField(name)}
+    if message.HasField("updated_at"):
+        present["updated_at"] = moment(message.updated_at)
+    return Item(
+        item_id=message.item_id,
+        title=message.title,
+        category=tuple(message.category),
+        attributes={name: tuple(entry.values) for name, entry in message.attributes.items()},
+        **present,
+    )
+
+
+def result_messages(hits: Sequence[Hit], fields: frozenset[str]) -> list[search_pb2.SearchResult]:
+    """Write a page of results."""
+    return [
+        search_pb2.SearchResult(
+            item=item_message(hit.item, fields),
+            rank=hit.rank,
+            score=hit.score,
+            retrieval_score=hit.retrieval_score,
+            dense_score=hit.dense_score,
+            lexical_score=hit.lexical_score,
+            rerank_score=hit.rerank_score,
+        )
+        for hit in hits
+    ]
+
+
+def degradation_messages(degraded: Sequence[Degradation]) -> list[search_pb2.Degradation]:
+    """Write what an answer lacks."""
+    return [search_pb2.Degradation(reason=REASON_NUMBERS[d.reason], message=d.message) for d in degraded]
+
+
+_OPTIONAL_ITEM_FIELDS = ("description", "brand", "price", "currency", "in_stock", "image_uri")

@@ -1,0 +1,180 @@
+"""One search, top to bottom: retrieve → filter → rerank → present.
+
+Everything around it lives elsewhere: validation in ``requests.py``, threads, admission and paging in ``service.py``.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from corpus.events import HistoryEvent
+from indexer.bundle import Bundle
+from rerank.reranker import FAILED
+from retrieval.arrays import FloatArray, IntArray
+from retrieval.candidates import Candidates
+from server.ranking import DegradationReason, Hit, RankedWindow, Ranking, Run, SearchTask
+
+logger = logging.getLogger(__name__)
+
+RERANKER_FAILED = "the reranker failed; this is the order of retrieval"
+
+
+class Histories(Protocol):
+    """Where the events of shoppers are looked up."""
+
+    def history(self, shopper: str) -> tuple[HistoryEvent, ...]:
+        """Return a shopper's events, newest first; none for a shopper never seen."""
+        ...
+
+
+class Pipeline:
+    """Searches one bundle. Whoever holds a pipeline holds one version, whatever is published meanwhile."""
+
+    def __init__(self, bundle: Bundle, histories: Histories, *, hide_out_of_stock: bool = False) -> None:
+        """Wrap an open bundle.
+
+        Args:
+            bundle: What to search.
+            histories: Where histories are looked up that a search does not bring along.
+            hide_out_of_stock: Drop candidates of which the catalogue says that they are not in stock.
+        """
+        self.bundle = bundle
+        self._histories = histories
+        self._hidden = np.zeros(len(bundle.items), dtype=bool)
+        if hide_out_of_stock:
+            self._hidden[:] = [in_stock is False for in_stock in bundle.items.column("in_stock")]
+
+    def search(self, task: SearchTask, run: Run) -> RankedWindow:
+        """Find and order the candidates of one search.
+
+        A stage that fails or has no time left is skipped if an answer can be given without it, and named in
+        ``run.degraded``.
+
+        Args:
+            task: What to search for.
+            run: The clock; gathers timings and degradations.
+        Raises:
+            DeadlineExceeded: If the deadline passes before candidates are found.
+        """
+        run.check_time()
+        with run.stage("history"):
+            history = self._recall(task, run)
+        with run.stage("retrieve"):
+            candidates = self.bundle.retriever.retrieve(task.query, task.retrieval_depth)
+        with run.stage("filter"):
+            candidates = _take(candidates, ~self._hidden[candidates.rows])
+        with run.stage("rerank"):
+            ranking = self._rerank(task, history, candidates, run)
+        manifest = self.bundle.manifest
+        return RankedWindow(
+            ranking=ranking,
+            items=self.bundle.items,
+            index_version=manifest.version,
+            retriever_version=manifest.retriever.fingerprint,
+            reranker_version=manifest.reranker.fingerprint if manifest.reranker else "",
+            degraded=tuple(run.degraded),
+        )
+
+    def _recall(self, task: SearchTask, run: Run) -> Sequence[HistoryEvent]:
+        if task.events is not None:
+            return task.events
+        if task.shopper is None:
+            return ()
+        try:
+            return self._histories.history(task.shopper)
+        except Exception as exc:  # a search without its history is better than none
+            logger.warning("history unavailable", exc_info=exc)
+            run.degrade(DegradationReason.HISTORY_UNAVAILABLE, "the history could not be read; ordered without it")
+            return ()
+
+    def _rerank(self, task: SearchTask, history: Sequence[HistoryEvent], candidates: Candidates, run: Run) -> Ranking:
+        """Order the best candidates by the cross-encoder; the others follow in the order of retrieval."""
+        reranker = self.bundle.reranker
+        depth = min(task.rerank_depth, len(candidates))
+        if reranker is None or depth == 0:
+            return _as_retrieved(candidates)
+        if not run.has_time():
+            run.degrade(DegradationReason.DEADLINE, _no_time(0, depth))
+            return _as_retrieved(candidates)
+        head = _take(candidates, np.arange(depth))
+        try:
+            reranked = reranker.rerank(task.query, history, head, deadline=run.deadline)
+        except Exception as exc:  # the order of retrieval is the floor
+            logger.error("reranker failed", exc_info=exc)
+            run.degrade(DegradationReason.RERANKER_FAILED, RERANKER_FAILED)
+            return _as_retrieved(candidates)
+        if reranked.degraded == FAILED:
+            run.degrade(DegradationReason.RERANKER_FAILED, RERANKER_FAILED)
+        elif reranked.degraded is not None:
+            run.degrade(DegradationReason.DEADLINE, _no_time(reranked.n_scored, depth))
+        if reranked.n_scored == 0:
+            return _as_retrieved(candidates)
+        order = np.concatenate([reranked.order, np.arange(depth, len(candidates))])
+        ordered = _take(candidates, order)
+        unread = len(candidates) - depth
+        return Ranking(
+            rows=ordered.rows,
+            scores=_continue_below(reranked.scores, ordered.scores[depth:]),
+            retrieval=ordered.scores,
+            dense=ordered.dense,
+            lexical=ordered.lexical,
+            rerank=np.concatenate([reranked.rerank_scores, np.full(unread, np.nan, dtype=np.float32)]),
+        )
+
+
+def present(window: RankedWindow, *, offset: int, page_size: int) -> tuple[Hit, ...]:
+    """Cut one page from a ranking and fetch its items.
+
+    Args:
+        window: The ranking.
+        offset: Results to skip, from 0.
+        page_size: Results wanted; fewer come from the end of the window.
+    """
+    ranking = window.ranking
+    return tuple(
+        Hit(
+            item=window.items.item(int(ranking.rows[position])),
+            rank=position + 1,
+            score=float(ranking.scores[position]),
+            retrieval_score=float(ranking.retrieval[position]),
+            dense_score=float(ranking.dense[position]),
+            lexical_score=_or_none(ranking.lexical[position]),
+            rerank_score=_or_none(ranking.rerank[position]),
+        )
+        for position in range(offset, min(offset + page_size, len(ranking)))
+    )
+
+
+def _take(candidates: Candidates, chosen: IntArray | np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Candidates:
+    return Candidates(
+        rows=candidates.rows[chosen],
+        scores=candidates.scores[chosen],
+        dense=candidates.dense[chosen],
+        lexical=candidates.lexical[chosen],
+    )
+
+
+def _as_retrieved(candidates: Candidates) -> Ranking:
+    return Ranking(
+        rows=candidates.rows,
+        scores=candidates.scores,
+        retrieval=candidates.scores,
+        dense=candidates.dense,
+        lexical=candidates.lexical,
+        rerank=np.full(len(candidates), np.nan, dtype=np.float32),
+    )
+
+
+def _continue_below(head: FloatArray, tail: FloatArray) -> FloatArray:
+    """Join scores of two scales: the tail begins where the head ends, and falls as it did."""
+    return np.concatenate([head, head[-1] + (tail - tail[0])]) if len(tail) else head
+
+
+def _no_time(n_scored: int, depth: int) -> str:
+    return f"there was time to rerank {n_scored} of {depth} candidates; the others follow in the order of retrieval"
+
+
+def _or_none(score: np.float32) -> float | None:
+    return None if np.isnan(score) else float(score)

@@ -1,0 +1,118 @@
+"""What the stages of a search hand to each other, and the clock that runs beside them."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from corpus.errors import DeadlineExceeded
+from corpus.events import HistoryEvent
+from corpus.items import Item, ItemTable
+from retrieval.arrays import FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchTask:
+    """One search, validated."""
+
+    query: str  # normalised
+    shopper: str | None = None  # key of the history store; None for an anonymous shopper
+    events: tuple[HistoryEvent, ...] | None = None  # the history itself, newest first; None: look it up
+    retrieval_depth: int
+    rerank_depth: int
+
+
+class DegradationReason(StrEnum):
+    """Why an answer is less than it could be."""
+
+    DEADLINE = "deadline"
+    RERANKER_FAILED = "reranker_failed"
+    HISTORY_UNAVAILABLE = "history_unavailable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Degradation:
+    """Something that an answer lacks."""
+
+    reason: DegradationReason
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """Candidates in their final order; the arrays run in parallel, best first."""
+
+    rows: IntArray  # (n,) rows of the item table
+    scores: FloatArray  # (n,) descending: what the ranking is ordered by
+    retrieval: FloatArray  # (n,) fused score of the first stage
+    dense: FloatArray  # (n,)
+    lexical: FloatArray  # (n,) NaN where no word matched
+    rerank: FloatArray  # (n,) NaN where the cross-encoder did not read the item
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedWindow:
+    """The whole answer, from which pages are cut; it outlives the bundle's models but not its items."""
+
+    ranking: Ranking
+    items: ItemTable
+    index_version: str
+    retriever_version: str
+    reranker_version: str  # empty: the bundle has none
+    degraded: tuple[Degradation, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """One result, ready to be shown."""
+
+    item: Item
+    rank: int  # from 1, counted over all pages
+    score: float
+    retrieval_score: float
+    dense_score: float
+    lexical_score: float | None
+    rerank_score: float | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """The clock of one search, and what went wrong on the way.
+
+    Args:
+        deadline: When the answer must be ready to be sent; ``time.monotonic()`` seconds.
+    """
+
+    deadline: float
+    timings_ms: dict[str, float] = field(default_factory=dict)  # stage → wall-clock milliseconds
+    degraded: list[Degradation] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure one stage."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings_ms[name] = (time.perf_counter() - started) * 1000
+
+    def has_time(self) -> bool:
+        """Tell whether the deadline lies ahead."""
+        return time.monotonic() < self.deadline
+
+    def check_time(self) -> None:
+        """Refuse to go on once the deadline has passed.
+
+        Raises:
+            DeadlineExceeded: If it has.
+        """
+        if not self.has_time():
+            raise DeadlineExceeded("the call's deadline passed before it could be answered; allow it more time")
+
+    def degrade(self, reason: DegradationReason, message: str) -> None:
+        """Note that the answer lacks something."""
+        self.degraded.append(Degradation(reason=reason, message=message))

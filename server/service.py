@@ -1,0 +1,225 @@
+"""The gRPC services: admission, threads, paging and errors around the pipeline."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NoReturn, ParamSpec, TypeVar, cast
+
+import grpc
+
+from corpus.errors import (
+    DeadlineExceeded,
+    DeviceUnavailable,
+    InputError,
+    NotImplementedField,
+    Overloaded,
+    TandemError,
+    UnknownItem,
+    VersionNotFound,
+)
+from server.admission import Admission
+from server.config import ServerConfig
+from server.history_store import HistoryStore
+from server.messages import degradation_messages, result_messages
+from server.page_tokens import KeptAnswers, page_token
+from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
+from server.pipeline import Pipeline, present
+from server.ranking import Hit, RankedWindow, Run
+from server.requests import InvalidRequest, SearchCall, read_events, read_search
+from server.status import Violation, details_trailer
+from server.wire import Malformed
+
+logger = logging.getLogger(__name__)
+
+# the first row that fits decides
+CODES: tuple[tuple[type[TandemError], grpc.StatusCode], ...] = (
+    (NotImplementedField, grpc.StatusCode.UNIMPLEMENTED),
+    (UnknownItem, grpc.StatusCode.NOT_FOUND),
+    (InputError, grpc.StatusCode.INVALID_ARGUMENT),
+    (DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED),
+    (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (VersionNotFound, grpc.StatusCode.NOT_FOUND),
+    (DeviceUnavailable, grpc.StatusCode.UNAVAILABLE),
+    (TandemError, grpc.StatusCode.UNAVAILABLE),
+)
+# what these say is meant for callers; what the others say names paths and devices, and goes to the log
+PUBLIC = (InputError, DeadlineExceeded, Overloaded)
+UNAVAILABLE = "a part of the server cannot be used at present, and its log says which; try again later"
+INTERNAL = "unexpected error; the server's log says what happened"
+
+Context = grpc.aio.ServicerContext[Any, Any]
+P = ParamSpec("P")
+T = TypeVar("T")
+S = TypeVar("S")
+
+
+def refusing_the_rest(servicer: type[S]) -> type[S]:
+    """Let every method of a service's contract that its class does not define say so, and its own name."""
+
+    def refusal(name: str) -> Callable[[object, object, Context], Awaitable[NoReturn]]:
+        async def refuse(_self: object, _request: object, context: Context) -> NoReturn:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{name} is not served by this version")
+
+        return refuse
+
+    for method in search_pb2.DESCRIPTOR.services_by_name[servicer.__name__].methods:
+        if method.name not in vars(servicer):
+            setattr(servicer, method.name, refusal(f"{servicer.__name__}.{method.name}"))
+    return servicer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threads:
+    """Where work is done that would hold up the event loop."""
+
+    model: Executor  # one thread: the owner of the models
+    disk: Executor  # writes events, fetches the items of further pages
+
+
+@refusing_the_rest
+class SearchService(search_pb2_grpc.SearchServiceServicer):
+    """``tandem.search.v1.SearchService``."""
+
+    def __init__(self, pipeline: Pipeline, histories: HistoryStore, config: ServerConfig, threads: Threads) -> None:
+        """Serve a pipeline.
+
+        Args:
+            pipeline: May be replaced between calls: ``service.pipeline = other``.
+            histories: Where events go.
+            config: Limits and defaults.
+            threads: Where the work is done.
+        """
+        self.pipeline = pipeline
+        self._histories = histories
+        self._config = config
+        self._threads = threads
+        self._answers = KeptAnswers(ttl_s=config.page_ttl_s, max_answers=config.max_ranked_windows)
+        self._searches = Admission(config.max_waiting_searches)
+        self._writes = Admission(config.max_waiting_searches)
+
+    async def Search(
+        self, request: search_pb2.SearchRequest | Malformed, context: Context
+    ) -> search_pb2.SearchResponse:
+        """Answer a search."""
+        return await self._answer(self._search, request, context)
+
+    async def RecordEvents(
+        self, request: search_pb2.RecordEventsRequest | Malformed, context: Context
+    ) -> search_pb2.RecordEventsResponse:
+        """Write events."""
+        return await self._answer(self._record_events, request, context)
+
+    async def _search(self, request: search_pb2.SearchRequest, run: Run) -> search_pb2.SearchResponse:
+        call = read_search(request, self._config, now=datetime.now(UTC))
+        pipeline = self.pipeline  # this call's version, whatever is published meanwhile
+        with self._searches.admit():
+            if call.page_token is None:
+                window, hits = await _in_thread(self._threads.model, run, _first_page, pipeline, call, run)
+                answer, offset = self._answers.keep(window, call.digest), call.offset
+            else:
+                answer, offset = self._answers.find(call.page_token, call.digest)
+                window = answer.window
+                hits = await _in_thread(self._threads.disk, run, _page, window, offset, call.page_size, run)
+        end = offset + len(hits)
+        response = search_pb2.SearchResponse(
+            results=result_messages(hits, call.item_fields),
+            total_size=len(window.ranking),
+            next_page_token=page_token(answer.search_id, end) if end < len(window.ranking) and hits else "",
+            search_id=answer.search_id,
+            index_version=window.index_version,
+            model_versions=search_pb2.ModelVersions(
+                retriever=window.retriever_version, reranker=window.reranker_version
+            ),
+            degraded=degradation_messages(window.degraded),
+            stage_timings=[search_pb2.StageTiming(stage=s, duration_ms=ms) for s, ms in run.timings_ms.items()],
+        )
+        logger.debug("search answered", extra={"search_id": answer.search_id, "timings_ms": run.timings_ms})
+        return response
+
+    async def _record_events(
+        self, request: search_pb2.RecordEventsRequest, run: Run
+    ) -> search_pb2.RecordEventsResponse:
+        events = read_events(request, self._config, now=datetime.now(UTC))
+        with self._writes.admit():
+            recorded = await _in_thread(self._threads.disk, run, self._histories.record, events)
+        row_of = self.pipeline.bundle.items.row_of
+        named = dict.fromkeys(event.item_id for event in events if event.item_id is not None)
+        return search_pb2.RecordEventsResponse(
+            n_recorded=recorded.n_recorded,
+            n_already_known=recorded.n_already_known,
+            unknown_item_ids=[item_id for item_id in named if row_of(item_id) is None],
+        )
+
+    async def _answer(self, method: Callable[[Any, Run], Awaitable[T]], request: object, context: Context) -> T:
+        """Run a method within the caller's deadline; turn what it raises into a gRPC status."""
+        budget_s = cast("float | None", context.time_remaining())  # None without a deadline, whatever the stubs say
+        if budget_s is None:
+            budget_s = self._config.default_timeout_ms / 1000
+        run = Run(deadline=time.monotonic() + budget_s - self._config.reserve_ms / 1000)
+        try:
+            if isinstance(request, Malformed):
+                raise InputError("expected a message of tandem.search.v1 with its text in UTF-8, got other bytes")
+            run.check_time()
+            return await method(request, run)
+        except TandemError as exc:
+            failure = exc
+        except Exception as exc:
+            logger.error("unexpected error", exc_info=exc)
+            await context.abort(grpc.StatusCode.INTERNAL, INTERNAL)
+        await self._fail(failure, context)
+
+    async def _fail(self, failure: TandemError, context: Context) -> NoReturn:
+        code = next(code for kind, code in CODES if isinstance(failure, kind))
+        message = str(failure)
+        if not isinstance(failure, PUBLIC):
+            logger.error("call failed: %s", failure)
+            message = UNAVAILABLE
+        trailer = details_trailer(
+            code,
+            message,
+            violations=_violations(failure),
+            retry_after_ms=self._config.retry_after_ms if isinstance(failure, Overloaded) else None,
+        )
+        await context.abort(code, message, trailer)
+
+
+def _first_page(pipeline: Pipeline, call: SearchCall, run: Run) -> tuple[RankedWindow, tuple[Hit, ...]]:
+    window = pipeline.search(call.task, run)
+    return window, _page(window, call.offset, call.page_size, run)
+
+
+def _page(window: RankedWindow, offset: int, page_size: int, run: Run) -> tuple[Hit, ...]:
+    with run.stage("present"):
+        return present(window, offset=offset, page_size=page_size)
+
+
+async def _in_thread(executor: Executor, run: Run, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do work in a thread, unless its deadline passes while it waits there.
+
+    A caller that hangs up while its work waits frees its place: the cancelled future is never run.
+    """
+    queued = time.perf_counter()
+
+    def begin() -> T:
+        run.timings_ms["wait"] = (time.perf_counter() - queued) * 1000
+        run.check_time()
+        return work(*args, **kwargs)
+
+    return await asyncio.wrap_future(executor.submit(begin))
+
+
+def _violations(failure: TandemError) -> list[Violation]:
+    if isinstance(failure, InvalidRequest):
+        return failure.violations
+    if isinstance(failure, InputError) and failure.field is not None:
+        return [Violation(field=failure.field, description=str(failure))]
+    return []
+
+
+@refusing_the_rest
+class IndexAdminService(search_pb2_grpc.IndexAdminServiceServicer):
+    """``tandem.search.v1.IndexAdminService``, of which this version serves nothing."""
