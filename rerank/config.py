@@ -44,10 +44,12 @@ class RerankerTrainConfig(Section):
     max_examples: int | None = Field(default=50_000, ge=1)  # searches read from the training split; None: all
     max_steps: int | None = Field(default=None, ge=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where a CUDA device has it
+    device: Literal["auto", "cpu"] = "auto"
     patience: int = Field(default=1, ge=1)  # validations without improvement before training stops
     valid_examples: int = Field(default=300, ge=1)
     valid_depth: int = Field(default=30, ge=1)  # candidates reranked in validation
     checkpoint_minutes: float = Field(default=10.0, ge=0)  # at most so much work is lost by a kill
+    log_steps: int = Field(default=10, ge=1)  # between two points in TensorBoard
     seed: int = Field(default=13, ge=0)
 
 

@@ -1,0 +1,173 @@
+"""What the reranker learns from: lists of items that a shopper could have chosen, and what was chosen.
+
+The lists are drawn from the tuned retriever's own candidates, since those are what the reranker will be shown.
+Two questions are put to the model, with the same loss (cross-entropy with the label weights as soft targets):
+
+- *What does this shopper choose?* For a search with a history. The alternatives are all other candidates, **also
+  those that other shoppers chose after the same query**: that one bought this and another bought that is exactly
+  what histories explain, and where many shoppers share a few broad queries there are hardly any other candidates.
+- *What do shoppers choose?* For a search without history, and for one whose history is dropped in training. All
+  searches of the same words are merged into one list with summed weights; no item that anybody chose is a negative.
+
+For any given set of items the best answer to a softmax over it is the share of choices within it, so drawing a few
+items of many per epoch leaves what is learned unchanged.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from corpus.events import HistoryEvent
+from corpus.prepared import Example
+from corpus.progress import track
+from retrieval.arrays import FloatArray, IntArray
+from retrieval.retriever import Retriever
+
+logger = logging.getLogger(__name__)
+
+_RETRIEVE_AT_ONCE = 512  # queries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """Items that were chosen; two parallel arrays."""
+
+    rows: IntArray  # (n,) distinct
+    weights: FloatArray  # (n,) above 0
+
+
+@dataclass(slots=True, kw_only=True)
+class QueryPool:
+    """All that is known about one query text, shared by its lists."""
+
+    query: str
+    chosen: dict[int, float] = field(default_factory=dict)  # row -> weight, summed over all searches
+    irrelevant: set[int] = field(default_factory=set)  # rows judged so
+    candidates: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # of the retriever, best first
+
+    def everyone(self) -> Choices:
+        """Return what shoppers chose after this query."""
+        return Choices(
+            rows=np.fromiter(self.chosen, dtype=np.int64, count=len(self.chosen)),
+            weights=np.fromiter(self.chosen.values(), dtype=np.float32, count=len(self.chosen)),
+        )
+
+    def alternatives(self, taken: IntArray) -> IntArray:
+        """Return the candidates and the items judged irrelevant, without those taken; int64 (n,)."""
+        judged = np.fromiter(sorted(self.irrelevant), dtype=np.int64, count=len(self.irrelevant))
+        both = np.concatenate([self.candidates, judged[~np.isin(judged, self.candidates)]])
+        return both[~np.isin(both, taken)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingList:
+    """One search with a history, or all searches of one query without."""
+
+    pool: QueryPool
+    history: tuple[HistoryEvent, ...]  # newest first; empty: anonymous
+    own: Choices | None  # what the shopper chose; None: anonymous, the pool's choices count
+    n_searches: int = 1  # how many searches were merged into it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawnList:
+    """The items that one training step compares."""
+
+    rows: IntArray  # (n,) distinct
+    targets: FloatArray  # (n,) shares of the choices, summing to 1
+
+
+def collect_lists(examples: Sequence[Example]) -> list[TrainingList]:
+    """Turn searches into lists, merging those of equal words without history. Candidates are not filled in yet.
+
+    Args:
+        examples: Searches of the training split; those with no label above 0 only tell what is irrelevant.
+    """
+    pools: dict[str, QueryPool] = {}
+    n_anonymous: dict[str, int] = {}
+    lists: list[TrainingList] = []
+    for example in examples:
+        pool = pools.setdefault(example.query, QueryPool(query=example.query))
+        own: dict[int, float] = {}
+        for label in example.labels:
+            if label.weight > 0:
+                own[label.row] = own.get(label.row, 0.0) + label.weight
+                pool.chosen[label.row] = pool.chosen.get(label.row, 0.0) + label.weight
+            else:
+                pool.irrelevant.add(label.row)
+        if not own:
+            continue
+        if not example.history:
+            n_anonymous[example.query] = n_anonymous.get(example.query, 0) + 1
+            continue
+        choices = Choices(rows=np.array([*own], dtype=np.int64), weights=np.array([*own.values()], dtype=np.float32))
+        lists.append(TrainingList(pool=pool, history=example.history, own=choices))
+    for pool in pools.values():
+        pool.irrelevant -= pool.chosen.keys()
+    lists += [TrainingList(pool=pools[q], history=(), own=None, n_searches=n) for q, n in n_anonymous.items()]
+    return lists
+
+
+def add_candidates(lists: Sequence[TrainingList], retriever: Retriever, *, depth: int) -> list[TrainingList]:
+    """Retrieve the candidates of every query once, and return the lists that hold something to compare.
+
+    Args:
+        lists: From ``collect_lists``; their pools are filled in.
+        retriever: The tuned first stage.
+        depth: Candidates per query.
+    """
+    pools = list({id(entry.pool): entry.pool for entry in lists}.values())
+    chunks = [pools[start : start + _RETRIEVE_AT_ONCE] for start in range(0, len(pools), _RETRIEVE_AT_ONCE)]
+    for chunk in track(chunks, description="finding training candidates"):
+        found = retriever.retrieve_batch([pool.query for pool in chunk], depth)
+        for pool, candidates in zip(chunk, found, strict=True):
+            pool.candidates = candidates.rows
+    usable = [entry for entry in lists if _is_comparison(entry)]
+    if len(usable) < len(lists):
+        logger.info(
+            "%d of %d training lists hold nothing to compare and are left out", len(lists) - len(usable), len(lists)
+        )
+    return usable
+
+
+def draw(entry: TrainingList, *, list_size: int, anonymous: bool, generator: np.random.Generator) -> DrawnList:
+    """Draw the items to compare in one step.
+
+    At most half of them are chosen items, drawn by their weights; the rest are drawn evenly from the alternatives.
+
+    Args:
+        entry: The list.
+        list_size: Most items to draw.
+        anonymous: Whether its history is dropped, which makes it the pool's question.
+        generator: Source of randomness.
+    Returns:
+        One chosen item at least; shorter than ``list_size`` where the pool is.
+    """
+    everyone = entry.pool.everyone()
+    positives = everyone if anonymous or entry.own is None else entry.own
+    alternatives = entry.pool.alternatives(positives.rows)
+    n_positives = min(len(positives.rows), max(list_size // 2, list_size - len(alternatives)))
+    if n_positives < len(positives.rows):
+        shares = positives.weights.astype(np.float64)
+        picked = generator.choice(len(positives.rows), size=n_positives, replace=False, p=shares / shares.sum())
+        positives = Choices(rows=positives.rows[picked], weights=positives.weights[picked])
+    n_negatives = min(len(alternatives), list_size - n_positives)
+    negatives = generator.choice(alternatives, size=n_negatives, replace=False)
+    weights = np.concatenate([positives.weights, np.zeros(n_negatives, dtype=np.float32)])
+    return DrawnList(rows=np.concatenate([positives.rows, negatives]), targets=weights / weights.sum())
+
+
+def n_draws(entry: TrainingList) -> int:
+    """Return how often a list is drawn per epoch: 1 + log2 of the searches merged into it.
+
+    A frequent query holds more to learn and matters to more shoppers, but a store's most frequent one, drawn once per
+    search, would fill whole epochs.
+    """
+    return 1 + int(np.log2(entry.n_searches))
+
+
+def _is_comparison(entry: TrainingList) -> bool:
+    rows = entry.pool.everyone().rows if entry.own is None else entry.own.rows
+    return len(rows) > 1 or len(entry.pool.alternatives(rows)) > 0

@@ -1,0 +1,171 @@
+"""Runs the cross-encoder over pairs, and the folder that an exported one lives in.
+
+An exported folder holds ``openvino_model.xml`` and ``.bin`` (the graph), ``tokenizer.json`` and ``reranker.json``.
+Opening one needs no torch; exporting one does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import ValidationError
+
+from corpus.config import Section
+from corpus.errors import ArtefactError
+from rerank.config import RerankerConfig
+from rerank.inputs import PairTokenizer, TokenArray, assemble
+from rerank.model_info import MODEL_FOLDER, RerankerModelInfo
+from retrieval.arrays import FloatArray
+from retrieval.engine import Engine, TokenBatch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Precision = Literal["fp32", "int8"]
+RERANKER_FILE = "reranker.json"
+BATCH_TOKENS = 4096  # padded tokens per run: enough to fill the cores, small enough for their caches
+
+
+class RerankerInfo(Section):
+    """What an exported reranker was made from; the content of ``reranker.json``."""
+
+    fingerprint: str  # of the trained version
+    retriever_fingerprint: str
+    precision: Precision
+    config: RerankerConfig
+    score_weights: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairs:
+    """Inputs to score, not yet padded; two parallel sequences."""
+
+    prefixes: Sequence[TokenArray]  # [CLS] query [SEP] (history [SEP])
+    passages: Sequence[TokenArray]
+
+
+class PairScorer:
+    """Scores pairs through any engine; higher is better."""
+
+    def __init__(self, engine: Engine, tokenizer: PairTokenizer, *, batch_tokens: int = BATCH_TOKENS) -> None:
+        """Join an engine and its tokenizer.
+
+        Args:
+            engine: Answers float32 (n, 1).
+            tokenizer: Knows the separator and the padding.
+            batch_tokens: Most padded tokens in one run; a longer pair runs alone.
+        """
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self._batch_tokens = batch_tokens
+
+    def score(self, pairs: Pairs) -> FloatArray:
+        """Score pairs, in batches of like length.
+
+        Returns:
+            float32 (n,), in the order of the pairs. In fp32 a pair's score does not depend on its batch (to 1e-5).
+        """
+        scores = np.empty(len(pairs.passages), dtype=np.float32)
+        for positions in self._batches(pairs):
+            batch = self.batch(pairs, positions)
+            scores[positions] = self.engine.run(batch.input_ids, batch.attention_mask, batch.token_type_ids)[:, 0]
+        return scores
+
+    def batch(self, pairs: Pairs, positions: Sequence[int]) -> TokenBatch:
+        """Pad some of the pairs into one batch."""
+        return assemble(
+            [pairs.prefixes[p] for p in positions],
+            [pairs.passages[p] for p in positions],
+            separator_id=self.tokenizer.separator_id,
+            padding_id=self.tokenizer.padding_id,
+        )
+
+    def _batches(self, pairs: Pairs) -> list[list[int]]:
+        lengths = [len(a) + len(b) + 1 for a, b in zip(pairs.prefixes, pairs.passages, strict=True)]
+        batches: list[list[int]] = []
+        for position in sorted(range(len(lengths)), key=lengths.__getitem__):
+            # rising lengths: the newest pair is the longest, so it decides the padded width
+            if batches and (len(batches[-1]) + 1) * lengths[position] <= self._batch_tokens:
+                batches[-1].append(position)
+            else:
+                batches.append([position])
+        return batches
+
+
+def export_reranker(
+    model_version_dir: Path, out_dir: Path, *, precision: Precision, calibration: Sequence[TokenBatch]
+) -> RerankerInfo:
+    """Write a trained version as an OpenVINO graph.
+
+    Args:
+        model_version_dir: A finished version folder (``model/`` and ``model.json``).
+        out_dir: Folder to write.
+        precision: ``int8`` quantises weights and activations.
+        calibration: The store's own pairs (see ``rerank.calibration``), from which int8 learns the activations'
+            ranges; at least one batch, which is also what the model is traced with.
+    Returns:
+        What was written to ``reranker.json``.
+    Raises:
+        ArtefactError: If the version folder is not a finished one.
+        ConfigError: If there is no calibration batch.
+    """
+    from retrieval.export import export_openvino
+
+    info = RerankerModelInfo.load(model_version_dir)
+    tokenizer = PairTokenizer.load(model_version_dir / MODEL_FOLDER)
+    module = load_module(model_version_dir / MODEL_FOLDER)
+    export_openvino(module, out_dir, precision=precision, calibration=calibration)
+    exported = RerankerInfo(
+        fingerprint=info.fingerprint,
+        retriever_fingerprint=info.retriever_fingerprint,
+        precision=precision,
+        config=info.config,
+        score_weights=info.score_weights,
+    )
+    tokenizer.save(out_dir)
+    (out_dir / RERANKER_FILE).write_text(exported.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return exported
+
+
+def open_scorer(folder: Path, *, n_threads: int | None = None) -> PairScorer:
+    """Open a folder written by ``export_reranker``; needs no torch.
+
+    Raises:
+        ArtefactError: If a file is missing or broken.
+    """
+    from retrieval.engine import OpenVinoEngine
+
+    return PairScorer(OpenVinoEngine.load(folder, n_threads=n_threads), PairTokenizer.load(folder))
+
+
+def open_torch_scorer(model_version_dir: Path, *, device: str | None = None) -> PairScorer:
+    """Open a trained version with torch, on the GPU where there is one and no device is named."""
+    from retrieval.torch_engine import TorchEngine
+
+    folder = model_version_dir / MODEL_FOLDER
+    return PairScorer(TorchEngine(load_module(folder), device), PairTokenizer.load(folder))
+
+
+def read_info(folder: Path) -> RerankerInfo:
+    """Read ``reranker.json``.
+
+    Raises:
+        ArtefactError: If it is missing or broken.
+    """
+    try:
+        return RerankerInfo.model_validate_json((folder / RERANKER_FILE).read_bytes())
+    except (OSError, ValidationError) as exc:
+        raise ArtefactError(
+            f"expected an exported reranker in {folder}, got {type(exc).__name__} on {RERANKER_FILE}; build it again"
+        ) from exc
+
+
+def load_module(folder: Path) -> "nn.Module":
+    """Load a trained model as a torch module with the engines' three inputs and an output of (n, 1)."""
+    from rerank.cross_encoder import CrossEncoder, load_classifier
+    from retrieval.quiet import quiet_libraries
+
+    with quiet_libraries():
+        return CrossEncoder(load_classifier(str(folder))).eval()

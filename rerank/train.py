@@ -1,0 +1,204 @@
+"""Training of the reranker, from prepared data and a tuned retriever to a finished version folder."""
+
+import hashlib
+import json
+import logging
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from torch.utils.tensorboard import SummaryWriter
+from transformers import AutoTokenizer, EarlyStoppingCallback, PrinterCallback, set_seed
+from transformers.integrations import TensorBoardCallback
+
+from corpus.errors import ConfigError, InputError
+from corpus.prepared import Prepared
+from rerank.candidates import TrainingList, add_candidates, collect_lists, n_draws
+from rerank.checkpoints import open_checkpoints
+from rerank.config import RerankerConfig
+from rerank.cross_encoder import check_length, load_classifier
+from rerank.dataset import ListDataset
+from rerank.history import HISTORY_VERSION, item_names
+from rerank.inputs import TOKENIZER_FILE, PairTokenizer, PassageTokens
+from rerank.model_info import MODEL_FOLDER, RerankerModelInfo
+from rerank.trainer import (
+    BEST_METRIC,
+    WEIGHT_METRIC,
+    ProgressBar,
+    RerankerTrainer,
+    TimedCheckpoint,
+    training_arguments,
+)
+from rerank.validation import build_validation
+from retrieval.base_models import resolve_base_model
+from retrieval.passages import PASSAGE_VERSION, passages
+from retrieval.quiet import quiet_libraries
+from retrieval.retriever import Retriever
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_FOLDER = "checkpoints"
+LOG_FOLDER = "logs"  # TensorBoard
+_PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
+
+
+def train_reranker(
+    prepared: Prepared,
+    retriever: Retriever,
+    config: RerankerConfig,
+    out: Path,
+    *,
+    retriever_fingerprint: str,
+    resume: bool = True,
+) -> RerankerModelInfo:
+    """Train a cross-encoder on the tuned retriever's candidates.
+
+    Args:
+        prepared: The prepared data.
+        retriever: The tuned first stage over the same catalogue.
+        config: The ``[reranker]`` section.
+        out: The version folder to fill: ``model/``, ``logs/``, last ``model.json``; ``checkpoints/`` while it runs.
+        retriever_fingerprint: Of the retriever's trained version.
+        resume: Go on from the last checkpoint of an interrupted run of the same configuration, data and retriever.
+    Returns:
+        What was written to ``model.json``.
+    Raises:
+        ConfigError: If the base model cannot be used, or training diverged.
+        InputError: If the training split holds nothing to learn an order from.
+        DeviceUnavailable: If the configured precision needs a device that is missing.
+    """
+    identity = {
+        "config": config.model_dump_json(),
+        "data": prepared.fingerprint,
+        "retriever": retriever_fingerprint,
+    }
+    checkpoints = out / CHECKPOINT_FOLDER
+    checkpoint = open_checkpoints(checkpoints, identity, resume=resume)
+    base_model = resolve_base_model(config.base_model)
+    with quiet_libraries():
+        tokenizer, pretrained = _load_tokenizer(base_model)
+        set_seed(config.train.seed)  # the fresh head is drawn at random
+        classifier = load_classifier(base_model, n_layers=config.n_layers)
+        check_length(classifier, config)
+        trainer = _trainer(prepared, retriever, config, tokenizer, classifier, out)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        metrics, retrieval_weight = _best(trainer)
+        model_folder = out / MODEL_FOLDER
+        classifier.save_pretrained(model_folder)
+        pretrained.save_pretrained(model_folder)
+        tokenizer.save(model_folder)
+    info = RerankerModelInfo(
+        fingerprint=_fingerprint(model_folder, config),
+        retriever_fingerprint=retriever_fingerprint,
+        data_fingerprint=prepared.fingerprint,
+        base_model=config.base_model,
+        config=config,
+        score_weights={"rerank": 1.0, "retrieval": retrieval_weight},
+        metrics=metrics,
+        n_parameters=int(classifier.num_parameters()),
+        seed=config.train.seed,
+        packages={name: version(name) for name in _PACKAGES},
+    )
+    info.save(out)
+    shutil.rmtree(checkpoints)
+    return info
+
+
+def training_lists(prepared: Prepared, retriever: Retriever, config: RerankerConfig) -> list[TrainingList]:
+    """Read the training split and find its candidates; no more lists than the configured steps will see.
+
+    Raises:
+        InputError: If nothing is left to learn from.
+    """
+    train = config.train
+    lists = collect_lists(prepared.examples("train", limit=train.max_examples, seed=train.seed))
+    if train.max_steps is not None:
+        # evenly from all of them: lists with a history come before those without
+        step = max(1, -(-sum(map(n_draws, lists)) // (train.max_steps * train.lists_per_batch)))
+        lists = lists[::step]
+    lists = add_candidates(lists, retriever, depth=train.negatives_depth)
+    if not lists:
+        raise InputError(
+            "expected searches in the training split whose shoppers chose one item of several, found none; "
+            "check the events and [data] settings, then run `tandem prepare` again"
+        )
+    return lists
+
+
+def _trainer(
+    prepared: Prepared,
+    retriever: Retriever,
+    config: RerankerConfig,
+    tokenizer: PairTokenizer,
+    classifier: Any,  # noqa: ANN401
+    out: Path,
+) -> RerankerTrainer:
+    name_of = item_names(prepared.items)
+    texts = passages(prepared.items, config.item_fields)
+    passage_tokens = PassageTokens.build(tokenizer, texts, config.max_item_tokens)
+    lists = training_lists(prepared, retriever, config)
+    dataset = ListDataset(lists, tokenizer, passage_tokens, name_of, config)
+    validation = build_validation(prepared, retriever, tokenizer, passage_tokens, name_of, config)
+    validated = len(validation) > 0
+    if not validated:
+        logger.warning("no validation search has an answer: the last epoch is kept and retrieval's score is not used")
+    arguments = training_arguments(config.train, out / CHECKPOINT_FOLDER, n_lists=len(dataset), validated=validated)
+    logger.info(
+        "training the reranker on %d lists in %d steps, validating on %d searches",
+        len(dataset),
+        arguments.max_steps,
+        len(validation),
+    )
+    trainer = RerankerTrainer(classifier, arguments, dataset, validation, tokenizer)
+    trainer.remove_callback(PrinterCallback)  # prints to the standard output
+    trainer.add_callback(ProgressBar())
+    trainer.add_callback(TensorBoardCallback(SummaryWriter(log_dir=str(out / LOG_FOLDER))))
+    steps_per_epoch = -(-len(dataset) // config.train.lists_per_batch)
+    trainer.add_callback(TimedCheckpoint(config.train.checkpoint_minutes, steps_per_epoch))
+    if validated:
+        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=config.train.patience))
+    return trainer
+
+
+def _load_tokenizer(base_model: str) -> tuple[PairTokenizer, Any]:
+    try:
+        pretrained = AutoTokenizer.from_pretrained(base_model)
+        backend: Tokenizer = pretrained.backend_tokenizer
+    except (OSError, ValueError, AttributeError) as exc:
+        raise ConfigError(f"expected a fast tokenizer at [reranker] base_model, got {base_model}: {exc}") from exc
+    return PairTokenizer(Tokenizer.from_str(backend.to_str())), pretrained
+
+
+def _best(trainer: RerankerTrainer) -> tuple[dict[str, float], float]:
+    """Return the metrics of the validation whose weights were kept, and its weight of the retrieval score.
+
+    Raises:
+        ConfigError: If the model answered NaN in every validation.
+    """
+    history = [entry for entry in trainer.state.log_history if BEST_METRIC in entry]
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    metrics = {"n_steps": float(trainer.state.global_step)} | ({"train_loss": float(losses[-1])} if losses else {})
+    if not history:
+        return metrics, 0.0
+    best = max(history, key=lambda entry: float(entry[BEST_METRIC]))  # the first of equals, as the Trainer takes it
+    if best[BEST_METRIC] == 0.0 and best["eval_mrr_at_10_retrieval"] > 0.0:
+        raise ConfigError(
+            "expected finite scores after training, got NaN: it diverged; lower [reranker.train] learning_rate"
+        )
+    figures = {name: value for name, value in best.items() if name.startswith("eval_mrr")}
+    metrics |= {name.removeprefix("eval_"): float(value) for name, value in figures.items()}
+    return metrics | {"epoch": float(best["epoch"])}, float(best[WEIGHT_METRIC])
+
+
+def _fingerprint(model_folder: Path, config: RerankerConfig) -> str:
+    """Hash all that decides a score: weights, tokenizer, and how inputs are written."""
+    digest = hashlib.sha256()
+    for path in sorted([*model_folder.glob("*.safetensors"), model_folder / TOKENIZER_FILE]):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    settings = config.model_dump(mode="json", exclude={"train", "preset", "base_model", "n_layers"})
+    settings |= {"history_version": HISTORY_VERSION, "passage_version": PASSAGE_VERSION}
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    return digest.hexdigest()
