@@ -6,18 +6,17 @@ what makes a row unreadable: broken UTF-8, a wrong number of fields, text that i
 
 import csv
 import glob
-import gzip
 import io
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import polars as pl
 
+from corpus.compression import COMPRESSIONS, open_compressed
 from corpus.errors import BadSource, ConfigError
 
 BLOCK_ROWS = 100_000  # about 100 MB as Python strings
@@ -31,7 +30,6 @@ _FORMATS = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
-_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
 _FIELD_LIMIT = 16 * 2**20  # characters; an unclosed quote would otherwise swallow the rest of the file
 _BROKEN = "broken UTF-8"
 
@@ -117,7 +115,7 @@ class _Source:
 
     def blocks(self) -> Iterator[Block]:
         suffixes = [suffix.lower() for suffix in self.path.suffixes]
-        compression = _COMPRESSIONS.get(suffixes[-1] if suffixes else "")
+        compression = COMPRESSIONS.get(suffixes[-1] if suffixes else "")
         ending = (suffixes[-2] if len(suffixes) > 1 else "") if compression else (suffixes[-1] if suffixes else "")
         kind = _FORMATS.get(ending)
         if kind is None or (kind == "parquet" and compression):
@@ -127,7 +125,7 @@ class _Source:
             )
         if kind == "parquet":
             return self._parquet()
-        return self._csv(compression) if kind == "csv" else self._json(compression)
+        return self._csv() if kind == "csv" else self._json()
 
     def _present(self, columns: Sequence[str]) -> dict[str, str]:
         """Map the schema's names to the file's columns, as far as the file has them."""
@@ -143,10 +141,10 @@ class _Source:
             )
         return present
 
-    def _csv(self, compression: str | None) -> Iterator[Block]:
+    def _csv(self) -> Iterator[Block]:
         csv.field_size_limit(_FIELD_LIMIT)
-        with _open(self.path, compression) as binary:
-            text = io.TextIOWrapper(cast(BinaryIO, binary), "utf-8-sig", errors="surrogateescape", newline="")
+        with open_compressed(self.path) as binary:
+            text = io.TextIOWrapper(binary, "utf-8-sig", errors="surrogateescape", newline="")
             first = text.readline()
             if not first.strip():
                 raise BadSource(f"expected a header line in {self.shown}, found none; is the file empty?")
@@ -168,11 +166,11 @@ class _Source:
                     yield collected.take()
             yield collected.take()
 
-    def _json(self, compression: str | None) -> Iterator[Block]:
+    def _json(self) -> Iterator[Block]:
         rows: list[tuple[int, dict[str, Any]]] = []
         broken: list[tuple[int, str]] = []
         present: dict[str, str] | None = None
-        with _open(self.path, compression) as binary:
+        with open_compressed(self.path) as binary:
             for line, raw in enumerate(binary, start=1):
                 if not raw.strip():
                     continue
@@ -259,24 +257,6 @@ class _Collector:
         return pl.DataFrame(
             {name: pl.Series(column, dtype=pl.String) for name, column in zip(self.names, columns, strict=True)}
         )
-
-
-@contextmanager
-def _open(path: Path, compression: str | None) -> Iterator[io.BufferedIOBase]:
-    if compression == "gzip":
-        with gzip.open(path, "rb") as stream:
-            yield stream
-    elif compression == "zstd":
-        import zstandard
-
-        try:
-            with path.open("rb") as raw, zstandard.open(raw, "rb") as stream:
-                yield io.BufferedReader(cast(io.RawIOBase, stream), 2**20)
-        except zstandard.ZstdError as exc:
-            raise OSError(str(exc)) from exc
-    else:
-        with path.open("rb") as stream:
-            yield stream
 
 
 def _parse(raw: bytes) -> dict[str, Any] | str:

@@ -18,7 +18,7 @@ TIMESTAMP = pl.Datetime("us", "UTC")
 _TRUE = ("true", "1", "1.0", "yes", "y", "t", "in stock", "in_stock", "instock", "available")
 _FALSE = ("false", "0", "0.0", "no", "n", "f", "out of stock", "out_of_stock", "outofstock", "unavailable")
 _NUMBER = re.compile(r"[-+]?\d[\d.,]*")
-_EPOCH = r"^[+-]?\d{5,}(\.\d+)?$"
+_EPOCH = r"^\d{9,}(\.\d+)?$"  # from 1973 on; shorter digits are years or dates
 
 
 def map_text(column: pl.Series, function: Callable[[str], str | None]) -> pl.Series:
@@ -69,7 +69,7 @@ def timestamps(column: pl.Series) -> pl.Series:
         return _from_epoch(column.cast(pl.Float64) if column.dtype.is_float() else column.cast(pl.Int64, strict=False))
     text = texts(column).str.strip_chars()
     is_epoch = text.str.contains(_EPOCH)
-    whole = text.str.contains(r"^[+-]?\d+$")
+    whole = is_epoch & ~text.str.contains(".", literal=True)
     parts = pl.DataFrame({"text": text, "is_epoch": is_epoch, "whole": whole})
     numbers = parts.select(
         pl.when("whole").then(pl.col("text").cast(pl.Int64, strict=False)),
@@ -136,7 +136,8 @@ def _decode(value: bytes | None) -> str | None:
 def _from_iso(text: pl.Series) -> pl.Series:
     """Parse ISO 8601; every form is first brought to ``YYYY-MM-DDTHH:MM:SS[.f]+HH:MM``."""
     full = (
-        text.str.replace(r"^(\d{4}-\d{2}-\d{2})$", "${1}T00:00:00")
+        text.str.replace(r"^((?:19|20)\d{2})(\d{2})(\d{2})$", "${1}-${2}-${3}")
+        .str.replace(r"^(\d{4}-\d{2}-\d{2})$", "${1}T00:00:00")
         .str.replace(r"^(\d{4}-\d{2}-\d{2})[ tT]+", "${1}T")
         .str.replace(r"T(\d{2}:\d{2})($|[Zz+ -])", "T${1}:00${2}")
         .str.replace(r" ?(UTC|GMT|Z|z)$", "+00:00")
