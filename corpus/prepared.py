@@ -14,6 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from corpus.errors import ArtefactError
@@ -54,6 +56,16 @@ class Example:
     timestamp: datetime | None
     labels: tuple[Label, ...]
     history: tuple[HistoryEvent, ...]  # newest first, strictly before the query
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairs:
+    """Every (query, item) with a label of weight above 0 of one split, as columns: one row per example and item."""
+
+    queries: list[str]  # distinct texts, in the order of their first appearance
+    query: npt.NDArray[np.int64]  # (n,) position in ``queries``
+    row: npt.NDArray[np.int64]  # (n,) in the prepared item table
+    weight: npt.NDArray[np.float32]  # (n,) above 0
 
 
 class Prepared:
@@ -101,6 +113,27 @@ class Prepared:
         if limit is not None:
             frame = frame.sort(pl.col("query_id").hash(seed)).head(limit)
         return [_example(row) for row in frame.collect(engine="streaming").iter_rows(named=True)]
+
+    def pairs(self, split: Split) -> Pairs:
+        """Read the query-item pairs of one split without its histories, for logs too large for ``examples``."""
+        frame = (
+            pl.scan_parquet(self.folder / "examples.parquet")
+            .filter(pl.col("split") == split)
+            .select("query", "labels")
+            .explode("labels", empty_as_null=False, keep_nulls=False)
+            .unnest("labels")
+            .filter(pl.col("weight") > 0)
+            .select("query", "row", "weight")
+            .collect(engine="streaming")
+        )
+        queries = frame.select(pl.col("query").unique(maintain_order=True))
+        numbered = frame.join(queries.with_row_index("number"), on="query", how="left", maintain_order="left")
+        return Pairs(
+            queries=queries["query"].to_list(),
+            query=numbered["number"].cast(pl.Int64).to_numpy(),
+            row=numbered["row"].cast(pl.Int64).to_numpy(),
+            weight=numbered["weight"].to_numpy(),
+        )
 
 
 def _example(row: dict[str, Any]) -> Example:

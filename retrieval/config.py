@@ -23,6 +23,8 @@ class RetrieverTrainConfig(Section):
     max_grad_norm: float = Field(default=1.0, gt=0)
     temperature: float = Field(default=0.05, gt=0)  # cosines are divided by it
     logq: bool = True  # subtract the log-probability with which the sampler draws each item
+    # which items of a batch are no negatives of a query: all that ever answered its text, or copies of its positive
+    mask_answers: Literal["query", "item"] = "query"
     weighting: Literal["sample", "loss"] = "sample"  # where the labels' weights act: in drawing pairs, or in the loss
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where a CUDA device has it, else fp32
     device: Literal["auto", "cpu"] = "auto"
@@ -30,7 +32,7 @@ class RetrieverTrainConfig(Section):
     patience: int = Field(default=2, ge=1)  # evaluations without a better MRR@10 after which training stops
     valid_examples: int = Field(default=500, ge=1)  # most validation queries per evaluation
     valid_items: int = Field(default=5000, ge=1)  # most items they are ranked among; their positives come on top
-    checkpoint_steps: int | None = Field(default=None, ge=1)  # None: a checkpoint after every evaluation
+    checkpoint_minutes: float = Field(default=3.0, ge=0)  # the most work that a kill can cost
     log_steps: int = Field(default=10, ge=1)  # between two points in TensorBoard
     seed: int = Field(default=13, ge=0)
 

@@ -1,0 +1,72 @@
+"""The retriever's loss: a softmax over the items of the batch."""
+
+from collections.abc import Sequence
+
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+
+from retrieval.towers import embed
+
+
+def in_batch_softmax(
+    logits: Tensor, *, answers: Tensor, log_q: Tensor | None = None, weights: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy of each query's own positive against the items of the batch.
+
+    An item that answers a query, but is not the positive at hand, is no negative of it: it takes no part.
+    With ``log_q`` the softmax over the drawn items estimates the one over the whole catalogue; without, popular
+    items, which the batch shows more often, are pushed down for being popular.
+
+    Args:
+        logits: (n_queries, n_items) similarities over temperature, n_items >= n_queries; the positive of query i is
+            item i, the items after them are drawn negatives.
+        answers: bool (n_queries, n_items): item j is known to answer query i. The positive itself may be marked or not.
+        log_q: (n_items,) natural logarithm of the probability with which the sampler that drew item j draws it.
+        weights: (n_queries,) weight of each query, not negative; None: all alike.
+    Returns:
+        The weighted mean over the queries, a scalar.
+    Source: Yi et al. 2019, "Sampling-bias-corrected neural modeling for large corpus item recommendations", eq. 5;
+        for items of two samplers Yang et al. 2020, "Mixed negative sampling for learning two-tower neural networks".
+    """
+    positives = torch.arange(len(logits), device=logits.device)  # (n_queries,)
+    if log_q is not None:
+        logits = logits - log_q
+    others = answers.clone()
+    others[positives, positives] = False
+    losses = nn.functional.cross_entropy(logits.masked_fill(others, -torch.inf), positives, reduction="none")
+    if weights is None:
+        return losses.mean()
+    return (losses * weights).sum() / weights.sum()
+
+
+class InBatchSoftmaxLoss(nn.Module):
+    """The loss as ``SentenceTransformerTrainer`` calls it, on batches of ``retrieval.pairs.PairCollator``."""
+
+    def __init__(self, model: SentenceTransformer, *, temperature: float) -> None:
+        """Take the towers.
+
+        Args:
+            model: The towers in training.
+            temperature: Cosines are divided by it.
+        """
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
+
+    def forward(self, features: Sequence[dict[str, Tensor]], labels: dict[str, Tensor]) -> Tensor:
+        """Return the loss of a batch.
+
+        Args:
+            features: Token ids of the batch's distinct queries and of its distinct items.
+            labels: ``query`` int64 (n_queries,) and ``item`` int64 (n_items,): which of the distinct texts stands at
+                each place; ``answers``, and if wanted ``log_q`` and ``weights``, as ``in_batch_softmax`` has them.
+        """
+        queries = embed(self.model, features[0], "query").float()[labels["query"]]  # (n_queries, dim)
+        items = embed(self.model, features[1], "item").float()[labels["item"]]  # (n_items, dim)
+        return in_batch_softmax(
+            queries @ items.T / self.temperature,
+            answers=labels["answers"],
+            log_q=labels.get("log_q"),
+            weights=labels.get("weights"),
+        )
