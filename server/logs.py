@@ -33,7 +33,6 @@ def configure_logging(level: str) -> None:
                 anonymous_exception,
                 structlog.processors.JSONRenderer(),
             ],
-            keep_exc_info=True,
         )
     )
     root = logging.getLogger()
