@@ -23,11 +23,14 @@ def print_response(response: SearchResponse, *, as_json: bool = False) -> None:
         console.print(f"degraded: {reason}", style="yellow")
 
 
-def results_table(response: SearchResponse, *, ranks_before: dict[str, int] | None = None) -> Table:
+def results_table(
+    response: SearchResponse, *, limit: int | None = None, ranks_before: dict[str, int] | None = None
+) -> Table:
     """Lay out the results of one answer.
 
     Args:
         response: The answer.
+        limit: Show at most so many results.
         ranks_before: Rank of each item for the same query without history; given, a column shows the difference.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -37,7 +40,7 @@ def results_table(response: SearchResponse, *, ranks_before: dict[str, int] | No
         table.add_column("history moved it", justify="right", no_wrap=True)
     table.add_column("item", no_wrap=True, overflow="ellipsis")
     table.add_column("price", justify="right", no_wrap=True)
-    for hit in response.results:
+    for hit in response.results[:limit]:
         row = [str(hit.rank), _score(hit.retrieval_score), _score(hit.lexical_score), _score(hit.rerank_score)]
         if ranks_before is not None:
             row.append(_moved(ranks_before.get(hit.item.item_id), hit.rank))

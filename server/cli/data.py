@@ -91,7 +91,11 @@ def _fill(
         from corpus.synthetic import SyntheticConfig, generate
 
         made = generate(SyntheticConfig(seed=seed), workspace.source)
-        return {"items": "source/items.parquet", "events": "source/events.parquet"}, made.counts
+        counts = {"items": made.n_items, "searches": made.n_searches, "clicks": made.n_clicks}
+        return {"items": "source/items.parquet", "events": "source/events.parquet"}, {
+            **counts,
+            "purchases": made.n_purchases,
+        }
     from corpus.importers import import_store
 
     if source is None:

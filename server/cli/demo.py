@@ -130,9 +130,8 @@ def _search_as_shoppers(console: Console, client: TandemClient, workspace: Works
     query, shoppers = _shoppers_of_one_query(prepared)
     anonymous = client.search(query, page_size=50)
     ranks_before = {hit.item.item_id: hit.rank for hit in anonymous.results}
-    anonymous.results = anonymous.results[:5]
     console.print(f"\n[bold]“{query}”[/bold], nobody in particular")
-    console.print(results_table(anonymous))
+    console.print(results_table(anonymous, limit=5))
     for example in shoppers:
         answer = client.search(query, events=list(example.history[:20]), page_size=5)
         console.print(f"\n[bold]“{query}”[/bold], a shopper whose last purchases and clicks were")

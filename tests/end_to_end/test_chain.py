@@ -1,0 +1,149 @@
+"""From files to answers: tiny models really trained, a bundle really built, served over a real socket."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from corpus.events import Event, EventType
+from corpus.prepared import Prepared
+from corpus.synthetic import SyntheticConfig, generate
+from server.cli import main
+from server.client import TandemClient
+
+pytestmark = pytest.mark.slow
+
+CONFIG = """\
+[data]
+items = "source/items.parquet"
+events = "source/events.parquet"
+
+[retriever]
+base_model = "{encoder}"
+item_fields = ["title", "category"]
+max_item_tokens = 32
+
+[retriever.train]
+epochs = 1
+batch_size = 32
+learning_rate = 5e-3
+valid_examples = 50
+
+[retriever.index]
+kind = "flat"
+
+[reranker]
+base_model = "{bert}"
+max_item_tokens = 24
+max_history_tokens = 24
+
+[reranker.train]
+epochs = 1
+max_steps = 20
+lists_per_batch = 8
+list_size = 4
+valid_examples = 30
+learning_rate = 1e-3
+
+[build]
+n_calibration = 20
+n_recall_queries = 30
+"""
+
+
+@pytest.fixture(scope="module")
+def store(tiny_encoder_folder: Path, tiny_bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small synthetic store, run through the whole chain by the command line."""
+    root = tmp_path_factory.mktemp("store")
+    generate(SyntheticConfig(n_items=300, n_shoppers=150, n_searches=900, days=30), root / "source")
+    (root / "tandem.toml").write_text(CONFIG.format(encoder=tiny_encoder_folder, bert=tiny_bert_folder))
+    main_ok("run", str(root))
+    return root
+
+
+def main_ok(*arguments: str) -> None:
+    try:
+        main(arguments)
+    except SystemExit as exc:
+        assert exc.code in (0, None)
+
+
+@pytest.fixture(scope="module")
+def client(store: Path) -> Iterator[TandemClient]:
+    command = [sys.executable, "-m", "server.cli", "serve", str(store), "--address", "127.0.0.1:0"]
+    log = store / "serve.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ})
+    try:
+        with TandemClient(wait_for_address(server, log)) as connected:
+            yield connected
+    finally:
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=30) == 0
+
+
+def wait_for_address(server: "subprocess.Popen[bytes]", log: Path) -> str:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if found := re.search(r"127\.0\.0\.1:[1-9]\d*", log.read_text()):
+            return found[0]
+        assert server.poll() is None, log.read_text()
+        time.sleep(0.05)
+    raise AssertionError(log.read_text())
+
+
+def test_search_answers_with_every_stage_score(store: Path, client: TandemClient):
+    query = Prepared(store / "data").examples("test")[0].query
+    answer = client.search(query, page_size=5)
+    assert [hit.rank for hit in answer.results] == [1, 2, 3, 4, 5]
+    assert len({hit.item.item_id for hit in answer.results}) == 5
+    assert all(hit.rerank_score is not None and hit.retrieval_score is not None for hit in answer.results)
+    scores = [hit.score for hit in answer.results]
+    assert scores == sorted(scores, reverse=True)
+    assert answer.index_version == "v1"
+    assert answer.degraded == ()
+
+
+def test_recorded_events_change_the_next_search_of_that_shopper_only(store: Path, client: TandemClient):
+    prepared = Prepared(store / "data")
+    query = prepared.examples("test")[0].query
+    before = client.search(query, user_id="ada", page_size=20)
+    bought = prepared.items.item(7).item_id
+    purchase = Event(
+        timestamp=datetime.now(UTC), user_id="ada", session_id="s", type=EventType.PURCHASE, query=query, item_id=bought
+    )
+    assert client.record_events([purchase]).n_recorded == 1
+    after = client.search(query, user_id="ada", page_size=20)
+    other = client.search(query, user_id="bob", page_size=20)
+    assert [hit.rerank_score for hit in after.results] != [hit.rerank_score for hit in before.results]
+    assert [(h.item.item_id, h.rerank_score) for h in other.results] == [
+        (h.item.item_id, h.rerank_score) for h in before.results
+    ]
+
+
+def test_training_left_random_order_behind(store: Path, capsys: pytest.CaptureFixture[str]):
+    main_ok("evaluate", str(store), "--json")
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert {"random", "BM25", "tuned dense"} <= set(rows)
+    ndcg = {name: row["metrics"]["nDCG@10"]["value"] for name, row in rows.items()}
+    assert ndcg["tuned dense"] > 2 * ndcg["untuned encoder"]
+    assert ndcg["tuned dense"] > 5 * ndcg["random"]
+
+
+def test_second_build_embeds_nothing_and_rollback_returns(store: Path, capsys: pytest.CaptureFixture[str]):
+    main_ok("build", str(store), "--json")
+    built = json.loads(capsys.readouterr().out)
+    assert built["n_embedded"] == 0
+    main_ok("publish", str(store))
+    main_ok("rollback", str(store))
+    capsys.readouterr()
+    main_ok("list", str(store), "--json")
+    assert json.loads(capsys.readouterr().out)["current"] == "v1"
