@@ -141,7 +141,7 @@ def test_a_store_of_another_version_is_refused(path):
     with sqlite3.connect(path) as other:
         other.execute("PRAGMA user_version = 99")
     other.close()
-    with pytest.raises(ArtefactError, match="expected a history store of version 1 .* got version 99"):
+    with pytest.raises(ArtefactError, match=r"expected a history store of version 1 .* got version 99"):
         HistoryStore(path)
 
 
