@@ -30,3 +30,13 @@ def as_embeddings(vectors: npt.ArrayLike, dim: int | None = None) -> FloatArray:
     if not np.isfinite(array).all():
         raise InputError("expected finite embeddings, got NaN or infinity; check the encoder that made them")
     return array
+
+
+def check_depth(k: int) -> None:
+    """Refuse to look for fewer than one item.
+
+    Raises:
+        InputError: If k is below 1.
+    """
+    if k < 1:
+        raise InputError(f"expected to search for at least 1 item, got {k}; ask for a positive number")

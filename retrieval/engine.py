@@ -3,20 +3,21 @@
 The encoder's graph ends in L2-normalised embeddings, the reranker's in one score per pair; an engine knows neither.
 """
 
-import json
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from corpus.errors import ArtefactError, DeviceUnavailable, InputError
+from corpus.errors import ArtefactError
 from retrieval.arrays import FloatArray, IntArray
+from retrieval.openvino_runtime import openvino_core
 
 GRAPH_FILE = "openvino_model.xml"
 WEIGHTS_FILE = "openvino_model.bin"
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
+PRECISION_KEY = ["tandem", "precision"]  # where export.py notes the precision inside the graph
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,5 +44,60 @@ class Engine(Protocol):
             token_type_ids: int64 (n, length), the segment of each token.
         Returns:
             float32 (n, out_dim), C-contiguous, the caller's own.
+        Raises:
+            ArtefactError: If the model cannot run this batch.
         """
         ...
+
+
+class OpenVinoEngine:
+    """Runs an exported graph on the CPU, for latency: one stream, one request at a time.
+
+    Callers from several threads take turns: the cores are already busy with the request that runs.
+    """
+
+    def __init__(self, compiled: Any) -> None:  # noqa: ANN401 - openvino.CompiledModel
+        self._request = compiled.create_infer_request()
+        # a graph that reads no segments has no such input
+        self._names = [port.get_any_name() for port in compiled.inputs]
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(cls, folder: Path, *, n_threads: int | None = None) -> "OpenVinoEngine":
+        """Compile a graph written by ``retrieval.export``.
+
+        Args:
+            folder: Holds ``openvino_model.xml`` and ``openvino_model.bin``.
+            n_threads: Most cores to use; None: all.
+        Raises:
+            ArtefactError: If the folder holds no such graph.
+            DeviceUnavailable: If OpenVINO is not installed.
+        """
+        core = openvino_core()
+        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
+        if n_threads is not None:
+            options["INFERENCE_NUM_THREADS"] = n_threads
+        for name in (GRAPH_FILE, WEIGHTS_FILE):
+            if not (folder / name).is_file():
+                raise ArtefactError(f"expected an exported model in {folder}, found no {name}; build the bundle again")
+        try:
+            model = core.read_model(str(folder / GRAPH_FILE))
+            int8 = model.has_rt_info(PRECISION_KEY) and model.get_rt_info(PRECISION_KEY).astype(str) == "int8"
+            # CPUs with bfloat16 units would silently run fp32 graphs in bfloat16, too: only int8 graphs may
+            bfloat16 = int8 and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+            options["INFERENCE_PRECISION_HINT"] = "bf16" if bfloat16 else "f32"
+            return cls(core.compile_model(model, "CPU", options))
+        except RuntimeError as exc:
+            raise ArtefactError(f"expected an OpenVINO graph in {folder}, got: {exc}; build the bundle again") from exc
+
+    def run(self, input_ids: IntArray, attention_mask: IntArray, token_type_ids: IntArray) -> FloatArray:
+        """Run the model over a padded batch; see ``Engine.run``."""
+        batch = dict(zip(INPUT_NAMES, (input_ids, attention_mask, token_type_ids), strict=True))
+        inputs = {name: np.ascontiguousarray(batch[name], dtype=np.int64) for name in self._names}
+        try:
+            with self._lock:
+                self._request.infer(inputs, share_inputs=True)
+                # the request owns the output: copy it before the next caller overwrites it
+                return np.array(self._request.get_output_tensor(0).data, dtype=np.float32, order="C")
+        except RuntimeError as exc:
+            raise ArtefactError(f"the exported model failed on a {input_ids.shape} batch: {exc}") from exc

@@ -1,31 +1,186 @@
-"""BM25 over the catalogue's text, by tantivy."""
+"""BM25 over the catalogue's text, by tantivy. The only module that imports tantivy."""
 
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+import numpy as np
+import tantivy
+from pydantic import Field, ValidationError
+
+from corpus.config import Section
+from corpus.errors import ArtefactError
 from corpus.items import ItemTable
-from retrieval.arrays import FloatArray, IntArray
+from corpus.progress import track
+from retrieval.arrays import FloatArray, IntArray, check_depth
+from retrieval.config import TEXT_FIELDS, LexicalConfig
 
-if TYPE_CHECKING:
-    from retrieval.config import LexicalConfig
+SETTINGS_FILE = "lexical.json"
+FORMAT_VERSION = 1
+ANALYSER = "tandem"
+ROW = "row"
+MAX_WORD_CHARACTERS = 64  # what is longer is no word
+MAX_QUERY_TERMS = 64  # distinct ones; bounds the time of a pasted page
+WRITER_HEAP_BYTES = 256 * 1024 * 1024
+
+
+class LexicalSettings(Section):
+    """The content of ``lexical.json``."""
+
+    format_version: int = FORMAT_VERSION
+    n_items: int = Field(ge=0)
+    config: LexicalConfig
 
 
 class LexicalIndex:
-    """BM25 search over title, brand, category, description and attributes."""
+    """BM25 search over title, brand, category, description and attributes. Safe to call from several threads.
+
+    A query is a plain disjunction of its words: no character of it is syntax. Words are cut at everything that is
+    neither letter nor digit, lowered, freed of accents and, for English, stemmed; items and queries alike.
+    """
+
+    def __init__(self, index: Any, settings: LexicalSettings) -> None:  # noqa: ANN401 - tantivy.Index
+        """Wrap a committed tantivy index; ``build`` and ``open`` are the ways in."""
+        self.settings = settings
+        self._analyser = _analyser()
+        index.register_tokenizer(ANALYSER, self._analyser)
+        self._schema = index.schema
+        self._searcher = index.searcher()
+        boosts = {name: float(getattr(settings.config, name)) for name in TEXT_FIELDS}
+        self._boosts = {name: boost for name, boost in boosts.items() if boost > 0}
 
     @classmethod
-    def build(cls, items: ItemTable, config: "LexicalConfig", folder: Path | None = None) -> "LexicalIndex":
-        """Index a catalogue into a folder; None keeps the index in memory."""
-        raise NotImplementedError
+    def build(cls, items: ItemTable, config: LexicalConfig, folder: Path | None = None) -> "LexicalIndex":
+        """Index a catalogue.
+
+        Args:
+            items: The catalogue; every text field is indexed, so that boosts can change without a rebuild.
+            config: Boosts of the fields.
+            folder: Where to write, made if missing, without an index so far; None keeps the index in memory.
+        Raises:
+            ArtefactError: If the folder cannot be written.
+        """
+        settings = LexicalSettings(n_items=len(items), config=config)
+        try:
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+            index = tantivy.Index(_schema(), path=None if folder is None else str(folder), reuse=False)
+            index.register_tokenizer(ANALYSER, _analyser())
+            # one thread and one segment: documents keep the order of rows, and a rebuild gives the same index
+            writer = index.writer(heap_size=WRITER_HEAP_BYTES, num_threads=1)
+            for document in track(_documents(items), description="indexing words", total=len(items)):
+                writer.add_document(document)
+            writer.commit()
+            writer.wait_merging_threads()
+            index.reload()
+            if folder is not None:
+                (folder / SETTINGS_FILE).write_text(settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        except (OSError, ValueError) as exc:
+            raise ArtefactError(f"expected to write a lexical index to {folder}, got: {exc}; check the folder") from exc
+        return cls(index, settings)
 
     @classmethod
     def open(cls, folder: Path) -> "LexicalIndex":
-        """Open an index written by ``build``."""
-        raise NotImplementedError
+        """Open an index written by ``build``.
 
-    def search(self, query: str, k: int) -> tuple[IntArray, FloatArray]:
-        """Return (rows, scores) of any text, best first; ties in row order."""
-        raise NotImplementedError
+        Raises:
+            ArtefactError: If the folder holds no such index.
+        """
+        try:
+            settings = LexicalSettings.model_validate_json((folder / SETTINGS_FILE).read_bytes())
+            if settings.format_version != FORMAT_VERSION:
+                raise ArtefactError(
+                    f"expected lexical format {FORMAT_VERSION} in {folder}, got {settings.format_version}; "
+                    "build the bundle again"
+                )
+            index = cls(tantivy.Index.open(str(folder)), settings)
+        except (OSError, ValueError, ValidationError) as exc:
+            raise ArtefactError(f"expected a lexical index in {folder}, got: {exc}; build the bundle again") from exc
+        if len(index) != settings.n_items:
+            raise ArtefactError(
+                f"expected {settings.n_items} items in {folder}, found {len(index)}; build the bundle again"
+            )
+        return index
 
     def __len__(self) -> int:
-        raise NotImplementedError
+        return int(self._searcher.num_docs)
+
+    def search(self, query: str, k: int) -> tuple[IntArray, FloatArray]:
+        """Find the items that share words with a text.
+
+        Args:
+            query: Any text; one without a word of the catalogue finds nothing.
+            k: Most items.
+        Returns:
+            Rows int64 (n,) and BM25 scores float32 above 0, best first; equal scores in row order.
+        Raises:
+            InputError: If k is below 1.
+            ArtefactError: If the index fails.
+        """
+        check_depth(k)
+        k = min(k, len(self))
+        terms = Counter(self._analyser.analyze(query)).most_common(MAX_QUERY_TERMS)
+        if not terms or not k or not self._boosts:
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+        try:
+            hits = self._searcher.search(self._disjunction(terms), limit=k, count=False).hits
+            rows = np.array(self._searcher.fast_field_values(ROW, [address for _, address in hits]), dtype=np.int64)
+        except ValueError as exc:
+            raise ArtefactError(f"the lexical index failed: {exc}; build the bundle again") from exc
+        scores = np.array([score for score, _ in hits], dtype=np.float32)
+        order = np.lexsort((rows, -scores))
+        return rows[order], scores[order]
+
+    def _disjunction(self, terms: list[tuple[str, int]]) -> Any:  # noqa: ANN401 - tantivy.Query
+        """Return the sum over words and fields of boost x BM25; a word that is typed twice counts twice."""
+        clauses = [
+            (
+                tantivy.Occur.Should,
+                tantivy.Query.boost_query(
+                    tantivy.Query.term_query(self._schema, name, term, index_option="freq"), boost * count
+                ),
+            )
+            for term, count in terms
+            for name, boost in self._boosts.items()
+        ]
+        return tantivy.Query.boolean_query(clauses)
+
+
+def _analyser() -> Any:  # noqa: ANN401 - tantivy.TextAnalyzer
+    return (
+        tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
+        .filter(tantivy.Filter.remove_long(MAX_WORD_CHARACTERS))
+        .filter(tantivy.Filter.lowercase())
+        .filter(tantivy.Filter.ascii_fold())
+        .filter(tantivy.Filter.stemmer("english"))
+        .build()
+    )
+
+
+def _schema() -> Any:  # noqa: ANN401 - tantivy.Schema
+    builder = tantivy.SchemaBuilder()
+    for name in TEXT_FIELDS:
+        builder.add_text_field(name, tokenizer_name=ANALYSER, index_option="freq")
+    # a column beside the index: reading it costs nothing measurable, a stored document would be decompressed
+    builder.add_unsigned_field(ROW, fast=True)
+    return builder.build()
+
+
+def _documents(items: ItemTable) -> Iterator[Any]:
+    columns = [items.column(name) for name in TEXT_FIELDS]
+    for row, values in enumerate(zip(*columns, strict=True)):
+        document = tantivy.Document()
+        document.add_unsigned(ROW, row)
+        for name, value in zip(TEXT_FIELDS, values, strict=True):
+            if value:
+                document.add_text(name, _words(name, value))
+        yield document
+
+
+def _words(name: str, value: Any) -> str:  # noqa: ANN401 - a cell of any column
+    if name == "category":
+        return " ".join(value)
+    if name == "attributes":
+        return " ".join(f"{pair['name']} {' '.join(pair['values'] or ())}" for pair in value)
+    return str(value)

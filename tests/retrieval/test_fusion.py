@@ -1,0 +1,161 @@
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from corpus.errors import ConfigError, InputError
+from corpus.prepared import Example, Label
+from retrieval.fusion import fit_fusion, fuse, fuse_reciprocal_rank, make_pool
+
+COSINES = np.array([0.9, 0.8, 0.1, 0.5, -0.2], dtype=np.float32)
+
+
+def hits(*pairs):
+    return np.array([row for row, _ in pairs], dtype=np.int64), np.array([score for _, score in pairs], dtype=np.float32)
+
+
+@pytest.fixture
+def pool():
+    # dense finds 0, 1; lexical finds 4, 1, 3
+    return make_pool(hits((0, 0.9), (1, 0.8)), hits((4, 10.0), (1, 6.0), (3, 2.0)), lambda rows: COSINES[rows])
+
+
+def test_pool_is_the_union_with_exact_dense_scores(pool):
+    assert pool.rows.tolist() == [0, 1, 3, 4]
+    np.testing.assert_allclose(pool.dense, [0.9, 0.8, 0.5, -0.2])
+    np.testing.assert_allclose(pool.lexical, [np.nan, 6, 2, 10])
+    assert pool.dense_rank.tolist() == [1, 2, 0, 0]
+    assert pool.lexical_rank.tolist() == [0, 2, 3, 1]
+
+
+def test_dense_scores_are_asked_for_only_where_they_are_missing():
+    asked = []
+
+    def dense_of(rows):
+        asked.extend(rows.tolist())
+        return COSINES[rows]
+
+    make_pool(hits((1, 0.8), (0, 0.7)), hits((1, 3.0), (3, 1.0)), dense_of)
+    assert asked == [3]
+    make_pool(hits((1, 0.8)), hits((1, 3.0)), dense_of)
+    assert asked == [3]
+
+
+def test_fused_score_is_the_convex_combination(pool):
+    got = fuse(pool, 0.75, k=10)
+    # 0: .675 + 0; 1: .6 + .25 * .6 = .75; 3: .375 + .25 * .2 = .425; 4: -.15 + .25 = .1
+    assert got.rows.tolist() == [1, 0, 3, 4]
+    np.testing.assert_allclose(got.scores, [0.75, 0.675, 0.425, 0.1], atol=1e-6)
+    np.testing.assert_allclose(got.dense, [0.8, 0.9, 0.5, -0.2])
+    np.testing.assert_allclose(got.lexical, [6, np.nan, 2, 10])
+    assert (got.rows.dtype, got.scores.dtype) == (np.int64, np.float32)
+
+
+def test_fusion_keeps_the_k_best(pool):
+    assert fuse(pool, 0.75, k=2).rows.tolist() == [1, 0]
+
+
+def test_weights_of_one_and_zero_are_each_channel_alone(pool):
+    assert fuse(pool, 1.0, k=10).rows.tolist() == [0, 1]
+    lexical = fuse(pool, 0.0, k=10)
+    assert lexical.rows.tolist() == [4, 1, 3]
+    np.testing.assert_allclose(lexical.scores, [1, 0.6, 0.2], atol=1e-6)
+
+
+def test_equal_scores_come_by_dense_score_then_row():
+    pool = make_pool(hits((7, 0.5), (2, 0.5)), hits(), lambda rows: COSINES[rows])
+    assert fuse(pool, 0.5, k=5).rows.tolist() == [2, 7]
+    tied = make_pool(hits((0, 0.9)), hits((3, 4.0), (4, 4.0)), lambda rows: COSINES[rows])
+    assert fuse(tied, 0.0, k=5).rows.tolist() == [3, 4]
+
+
+def test_without_lexical_hits_only_the_dense_score_counts():
+    pool = make_pool(hits((1, 0.8), (0, 0.4)), hits(), lambda rows: COSINES[rows])
+    got = fuse(pool, 0.5, k=5)
+    assert got.rows.tolist() == [1, 0]
+    np.testing.assert_allclose(got.scores, [0.4, 0.2])
+    assert np.isnan(got.lexical).all()
+
+
+def test_an_empty_pool_gives_no_candidates():
+    pool = make_pool(hits(), hits(), lambda rows: COSINES[rows])
+    assert len(fuse(pool, 0.5, k=5)) == len(fuse_reciprocal_rank(pool, k=5)) == 0
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.1, float("nan")])
+def test_a_weight_outside_zero_to_one_is_refused(pool, weight):
+    with pytest.raises(ConfigError, match=r"\[0, 1\]"):
+        fuse(pool, weight, k=5)
+
+
+def test_reciprocal_rank_fusion_matches_hand_worked_scores(pool):
+    got = fuse_reciprocal_rank(pool, k=3)
+    # 0: 1/61; 1: 1/62 + 1/62; 3: 1/63; 4: 1/61. 0 and 4 tie, and 0 has the greater dense score
+    assert got.rows.tolist() == [1, 0, 4]
+    np.testing.assert_allclose(got.scores, [2 / 62, 1 / 61, 1 / 61], rtol=1e-6)
+
+
+class Source:
+    """Two queries: dense ranks one answer well, lexical the other."""
+
+    def __init__(self, pools):
+        self.by_query = pools
+        self.asked = []
+
+    def pools(self, queries, k):
+        self.asked.append((list(queries), k))
+        return [self.by_query[query] for query in queries]
+
+
+def example(query, *labels):
+    return Example(
+        query_id=query,
+        query=query,
+        user_id=None,
+        timestamp=datetime(2026, 1, 1, tzinfo=UTC),
+        labels=tuple(Label(row=row, weight=weight, grade=3 * weight) for row, weight in labels),
+        history=(),
+    )
+
+
+def test_fit_finds_the_weight_that_serves_both_kinds_of_query():
+    source = Source(
+        {
+            # dense alone puts row 0 first; so does any weight above 1/3 (.5 w > 1 - w would be 2/3)
+            "a": make_pool(hits((0, 0.9), (1, 0.4)), hits((1, 8.0)), lambda rows: COSINES[rows]),
+            # lexical alone puts row 1 first; so does any weight below 1 / 1.1
+            "b": make_pool(hits((0, 0.9), (1, 0.8)), hits((1, 8.0)), lambda rows: COSINES[rows]),
+        }
+    )
+    examples = [example("a", (0, 1.0)), example("b", (1, 0.2)), example("c", (1, 0.0)), example("a", (0, 0.2))]
+    report = fit_fusion(source, examples, depth=7)
+    # a: .9 w > .4 w + 1 - w  <=>  w > 2/3; b: .8 w + 1 - w > .9 w  <=>  w < 10/11; the largest on the grid is .9
+    assert report.dense_weight == 0.9
+    assert report.mrr == report.curve["0.90"] == report.curve["0.70"] == 1.0
+    # at .65 row 1 wins both: rank 2 for the two examples of "a"
+    assert report.curve["0.65"] == pytest.approx(2 / 3)
+    assert report.curve["0.95"] == pytest.approx((1 + 1 + 0.5) / 3)
+    assert report.dense_alone == report.curve["1.00"] == pytest.approx((1 + 1 + 0.5) / 3)
+    assert report.lexical_alone == report.curve["0.00"] == pytest.approx(1 / 3)
+    # row 1 is in both channels: 1/62 + 1/61 beats row 0's 1/61
+    assert report.reciprocal_rank == pytest.approx((0.5 + 1 + 0.5) / 3)
+    assert report.n_examples == 3
+    assert len(report.curve) == 21
+    assert source.asked == [(["a", "b"], 7)]
+
+
+def test_fit_prefers_the_larger_of_equal_weights():
+    source = Source({"a": make_pool(hits((0, 0.9)), hits((0, 2.0)), lambda rows: COSINES[rows])})
+    assert fit_fusion(source, [example("a", (0, 1.0))]).dense_weight == 1.0
+
+
+def test_ranks_past_ten_count_nothing():
+    dense = hits(*((row, 1 - row / 100) for row in range(12)))
+    source = Source({"a": make_pool(dense, hits(), lambda rows: COSINES[rows])})
+    assert fit_fusion(source, [example("a", (9, 1.0))]).dense_alone == pytest.approx(0.1)
+    assert fit_fusion(source, [example("a", (10, 1.0))]).dense_alone == 0
+
+
+def test_fit_without_positive_labels_is_refused():
+    with pytest.raises(InputError, match="positive label"):
+        fit_fusion(Source({}), [example("a", (0, 0.0))])

@@ -1,0 +1,160 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from corpus.errors import ArtefactError, InputError
+from corpus.items import Item, ItemTable
+from retrieval.config import LexicalConfig
+from retrieval.lexical_index import SETTINGS_FILE, LexicalIndex
+
+TITLE_ONLY = LexicalConfig(title=1, brand=0, category=0, description=0, attributes=0)
+
+
+def table(*titles, **fields):
+    return ItemTable.from_items(
+        Item(item_id=f"i{row}", title=title, **{name: values[row] for name, values in fields.items()})
+        for row, title in enumerate(titles)
+    )
+
+
+@pytest.fixture(scope="module")
+def index(tiny_items):
+    return LexicalIndex.build(tiny_items, LexicalConfig())
+
+
+def test_score_is_bm25():
+    # k1 = 1.2, b = 0.75 and Lucene's idf; lengths 2, 1, 3 are stored exactly, the average is 2
+    index = LexicalIndex.build(table("red shoe", "shoe", "blue steel pan"), TITLE_ONLY)
+    rows, scores = index.search("shoe", 10)
+    idf = math.log(1 + (3 - 2 + 0.5) / (2 + 0.5))
+    want = [idf * 2.2 / (1 + 1.2 * (0.25 + 0.75 * length / 2)) for length in (1, 2)]
+    assert rows.tolist() == [1, 0]
+    np.testing.assert_allclose(scores, want, rtol=1e-5)
+
+
+def test_boosts_multiply_the_score_of_a_field():
+    items = table("lamp", "lamp", brand=["acme", None])
+    plain = LexicalIndex.build(items, LexicalConfig(title=1, brand=1))
+    boosted = LexicalIndex.build(items, LexicalConfig(title=1, brand=3))
+    np.testing.assert_allclose(boosted.search("acme", 5)[1], 3 * plain.search("acme", 5)[1], rtol=1e-6)
+
+
+def test_a_field_without_boost_is_not_searched():
+    items = table("lamp", description=["bright"])
+    assert LexicalIndex.build(items, LexicalConfig(description=1)).search("bright", 5)[0].tolist() == [0]
+    assert len(LexicalIndex.build(items, LexicalConfig(description=0)).search("bright", 5)[0]) == 0
+
+
+@pytest.mark.parametrize("word", ["knife", "acme", "kitchen", "wood", "material"])
+def test_every_text_field_is_searched(word):
+    items = table(
+        "sharp knife",
+        "lamp",
+        brand=["acme", None],
+        category=[("kitchen", "knives"), ()],
+        description=["a fine handle of wood", None],
+        attributes=[{"material": ("steel", "oak")}, {}],
+    )
+    assert LexicalIndex.build(items, LexicalConfig()).search(word, 5)[0].tolist() == [0]
+
+
+@pytest.mark.parametrize("query", ["RUNNING shoes", "run shoe", "shoe, running!", "Shóe rún"])
+def test_case_accents_punctuation_and_endings_make_no_difference(query):
+    index = LexicalIndex.build(table("running shoe", "steel pan"), TITLE_ONLY)
+    want = index.search("running shoe", 5)
+    got = index.search(query, 5)
+    assert got[0].tolist() == want[0].tolist() == [0]
+    np.testing.assert_array_equal(got[1], want[1])
+
+
+@pytest.mark.parametrize("query", ["shoe AND NOT shoe", "title:shoe", "-shoe", '"shoe', "shoe~2^9 (", "+(shoe", "shoe*"])
+def test_no_character_of_a_query_is_syntax(query):
+    index = LexicalIndex.build(table("shoe", "pan"), TITLE_ONLY)
+    assert index.search(query, 5)[0].tolist() == [0]
+
+
+@settings(max_examples=150, deadline=None)
+@given(query=st.text(max_size=80))
+def test_any_text_is_safe(index, query):
+    rows, scores = index.search(query, 10)
+    assert len(rows) == len(scores) <= 10
+    assert len(set(rows.tolist())) == len(rows)
+    assert (np.diff(scores) <= 0).all()
+    assert (scores > 0).all()
+
+
+@pytest.mark.parametrize("query", ["", "   ", "!?", "zzzzzz", "x" * 100])
+def test_a_query_without_a_known_word_finds_nothing(index, query):
+    rows, scores = index.search(query, 10)
+    assert (rows.tolist(), scores.tolist()) == ([], [])
+    assert (rows.dtype, scores.dtype) == (np.int64, np.float32)
+
+
+def test_a_repeated_word_counts_as_often():
+    index = LexicalIndex.build(table("red pan", "blue shoe"), TITLE_ONLY)
+    once, twice = index.search("pan", 5)[1], index.search("pan pan", 5)[1]
+    np.testing.assert_allclose(twice, 2 * once, rtol=1e-6)
+
+
+def test_equal_scores_come_in_row_order_and_the_cut_keeps_the_first():
+    index = LexicalIndex.build(table(*["blue pan"] * 30), TITLE_ONLY)
+    assert index.search("pan", 12)[0].tolist() == list(range(12))
+
+
+def test_an_enormous_query_and_depth_are_bounded(index, tiny_items):
+    words = " ".join(f"word{number}" for number in range(5000))
+    rows, _ = index.search(f"shoe shoe {words}", 10**9)
+    assert 0 < len(rows) <= len(tiny_items)
+
+
+def test_depth_below_one_is_refused(index):
+    with pytest.raises(InputError):
+        index.search("shoe", 0)
+
+
+def test_a_saved_index_answers_as_the_one_in_memory(index, tiny_items, tmp_path):
+    folder = tmp_path / "a" / "lexical"
+    LexicalIndex.build(tiny_items, LexicalConfig(), folder)
+    opened = LexicalIndex.open(folder)
+    assert len(opened) == len(index) == 60
+    for query in ("red running shoe", "acme mug", "garden"):
+        for got, want in zip(opened.search(query, 20), index.search(query, 20), strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
+def test_opened_index_keeps_its_boosts(tmp_path):
+    LexicalIndex.build(table("lamp", brand=["acme"]), TITLE_ONLY, tmp_path)
+    assert len(LexicalIndex.open(tmp_path).search("acme", 5)[0]) == 0
+
+
+def test_an_empty_catalogue_finds_nothing():
+    assert len(LexicalIndex.build(table(), LexicalConfig()).search("shoe", 3)[0]) == 0
+
+
+def test_a_folder_without_an_index_is_an_artefact_error(tmp_path):
+    with pytest.raises(ArtefactError, match="build the bundle again"):
+        LexicalIndex.open(tmp_path)
+
+
+def test_damaged_settings_and_files_are_artefact_errors(tmp_path):
+    LexicalIndex.build(table("lamp", "pan"), TITLE_ONLY, tmp_path)
+    path = tmp_path / SETTINGS_FILE
+    good = path.read_text()
+    for key, value in (("n_items", 3), ("format_version", 99), ("surprise", 1)):
+        path.write_text(json.dumps(json.loads(good) | {key: value}))
+        with pytest.raises(ArtefactError, match="build the bundle again"):
+            LexicalIndex.open(tmp_path)
+    path.write_text(good)
+    (tmp_path / "meta.json").write_text("{}")
+    with pytest.raises(ArtefactError, match="build the bundle again"):
+        LexicalIndex.open(tmp_path)
+
+
+def test_building_where_a_file_is_in_the_way_is_an_artefact_error(tmp_path):
+    (tmp_path / "lexical").write_text("in the way")
+    with pytest.raises(ArtefactError, match="check the folder"):
+        LexicalIndex.build(table("lamp"), TITLE_ONLY, tmp_path / "lexical")
