@@ -17,20 +17,20 @@ BUCKET_EVENTS = 200_000  # with histories of 50 events about 0.5 GB while a buck
 _IDENTITY = ["shopper", "session_id", "timestamp", "type", "row", "query", "search_id"]
 
 
-def bucket_by_shopper(log: EventParts, folder: Path, *, bucket_events: int = BUCKET_EVENTS) -> list[list[Path]]:
+def bucket_by_shopper(log: EventParts, folder: Path, *, bucket_events: int | None = None) -> list[list[Path]]:
     """Lay the log out in buckets that each hold whole shoppers.
 
     Args:
         log: The cleaned log.
         folder: Takes the buckets' files.
-        bucket_events: Events that a bucket should hold on average.
+        bucket_events: Events that a bucket should hold on average; default ``BUCKET_EVENTS``.
     Returns:
         The files of each bucket, in reading order; their rows have the log's columns and ``shopper``: the user id
         after a ``u``, or the session id after an ``s``.
     """
     if not log.n_events:
         return []
-    n_buckets = -(-log.n_events // bucket_events)
+    n_buckets = -(-log.n_events // (bucket_events or BUCKET_EVENTS))
     owners = _owners(log)
     buckets: list[list[Path]] = [[] for _ in range(n_buckets)]
     for number, part in enumerate(track(log.parts, description="sorting events by shopper, blocks")):

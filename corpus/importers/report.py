@@ -1,6 +1,7 @@
 """What an importer hands back, and how it finds and reads its files."""
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from pydantic import BaseModel
 
 from corpus.errors import BadSource
 from corpus.sources import TableSchema, read_blocks
+
+logger = logging.getLogger(__name__)
 
 ITEMS_FILE = "items.parquet"
 EVENTS_FILE = "events.parquet"
@@ -47,16 +50,24 @@ def find(source: Path, *names: str) -> Path:
 
 
 def read_table(path: Path, required: Iterable[str], optional: Iterable[str] = ()) -> pl.DataFrame:
-    """Read a small table as text; columns that the file lacks are null, unreadable rows are left out.
+    """Read a small table as text; columns that the file lacks are null, unreadable rows are left out with a warning.
 
     Raises:
         BadSource: If the file cannot be read or lacks a required column.
     """
-    schema = TableSchema(name="import", setting="columns", required=tuple(required), optional=tuple(optional))
-    mapping: Mapping[str, str] = {}
-    frames = [block.frame for block in read_blocks(path.name, path.parent, schema, mapping)]
-    empty = pl.DataFrame(schema=dict.fromkeys(schema.columns, pl.String))
-    return pl.concat([empty, *frames], how="diagonal")
+    return read_schema(
+        path, TableSchema(name="import", setting="columns", required=tuple(required), optional=tuple(optional))
+    )
+
+
+def read_schema(path: Path, schema: TableSchema) -> pl.DataFrame:
+    """Read a table as ``read_table`` does, by a schema that exists already; Parquet keeps its own types."""
+    frames = [pl.DataFrame(schema=dict.fromkeys(schema.columns, pl.String))]
+    for block in read_blocks(path.name, path.parent, schema, {}):
+        frames.append(block.frame)
+        for line, reason in block.broken:
+            logger.warning("%s, line %d is left out: %s", path.name, line, reason)
+    return pl.concat(frames, how="diagonal_relaxed")
 
 
 def write_items(frame: pl.DataFrame, out: Path) -> int:

@@ -13,8 +13,8 @@ import polars as pl
 
 from corpus.catalogue import ITEMS
 from corpus.errors import BadSource
-from corpus.importers.report import EVENTS_FILE, ITEMS_FILE, ImportReport, find, write_events, write_items
-from corpus.sources import TableSchema, read_blocks
+from corpus.importers.report import EVENTS_FILE, ITEMS_FILE, ImportReport, find, read_schema, write_events, write_items
+from corpus.sources import TableSchema
 from corpus.values import timestamps, whole_numbers
 
 logger = logging.getLogger(__name__)
@@ -32,13 +32,13 @@ ACTIONS = {
     "impression": "impression",
 }
 
+_OBJECT, _ORDINAL = "event_attributes.object.object_id", "event_attributes.position.ordinal"
 _RECORDS = TableSchema(
     name="ubi",
     setting="columns",
-    required=("query_id", "timestamp"),
-    optional=("user_query", "client_id", "session_id", "user_id", "action_name", "item_id", "position"),
+    required=("timestamp",),
+    optional=("query_id", "user_query", "client_id", "session_id", "user_id", "action_name", _OBJECT, _ORDINAL),
 )
-_PATHS = {"item_id": "event_attributes.object.object_id", "position": "event_attributes.position.ordinal"}
 
 
 def import_ubi(source: Path, out: Path) -> ImportReport:
@@ -50,14 +50,15 @@ def import_ubi(source: Path, out: Path) -> ImportReport:
     Raises:
         BadSource: If a file is missing, is no UBI, or no event is of a known action.
     """
-    items = _read(find(source, *_names("items", ".csv", ".jsonl", ".ndjson", ".parquet")), ITEMS)
-    records = pl.concat([_read(path, _RECORDS) for path in _record_files(source)])
+    items = read_schema(find(source, *_names("items", ".csv", ".jsonl", ".ndjson", ".parquet")), ITEMS)
+    records = pl.concat([read_schema(path, _RECORDS) for path in _record_files(source)])
     records = records.with_columns(
         user_id=pl.coalesce("user_id", "client_id"),
         session_id=pl.coalesce("session_id", "client_id"),
         timestamp=timestamps(records["timestamp"]),
         search_id="query_id",
-        position=whole_numbers(records["position"]),
+        item_id=_OBJECT,
+        position=whole_numbers(records[_ORDINAL]),
     )
     kind = pl.col("action_name").replace_strict(ACTIONS, default=None, return_dtype=pl.String)
     is_action = pl.col("action_name").is_not_null()
@@ -92,10 +93,3 @@ def _record_files(source: Path) -> list[Path]:
 
 def _names(stem: str, *endings: str) -> list[str]:
     return [f"{stem}{ending}{packed}" for ending in endings for packed in ("", ".gz", ".zst")]
-
-
-def _read(path: Path, schema: TableSchema) -> pl.DataFrame:
-    mapping = _PATHS if schema is _RECORDS else {}
-    frames = [block.frame for block in read_blocks(path.name, path.parent, schema, mapping)]
-    empty = pl.DataFrame(schema=dict.fromkeys(schema.columns, pl.String))
-    return pl.concat([empty, *frames], how="diagonal_relaxed")
