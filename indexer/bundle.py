@@ -3,13 +3,23 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from corpus.errors import ArtefactError, BundleCorrupt, ModelIndexMismatch
 from corpus.items import ItemTable
-from indexer.manifest import BundleManifest
+from indexer.config import BuildConfig
+from indexer.engines import get_encoder, get_reranker
+from indexer.manifest import BundleManifest, read_manifest
+from indexer.verify import verify_bundle
+from rerank.inputs import PassageTokens
 from rerank.reranker import Reranker
+from retrieval.config import RetrieverConfig
+from retrieval.lexical_index import LexicalIndex
 from retrieval.retriever import Retriever
+from retrieval.vector_index import VectorIndex
 
 ITEMS_FILE = "items.parquet"
-VECTORS_FILE = "vectors.npy"
+VECTORS_FILE = "vectors.npy"  # float32 (n_items, dim), as embedded: what the next index is built from
 VECTOR_INDEX_FILE = "vector.index"
 LEXICAL_FOLDER = "lexical"
 PASSAGES_FOLDER = "passages"
@@ -24,7 +34,7 @@ class Bundle:
     manifest: BundleManifest
     items: ItemTable
     retriever: Retriever
-    reranker: "Reranker | None"  # None: built before any reranker was trained
+    reranker: Reranker | None  # None: built before any reranker was trained
 
 
 def open_bundle(folder: Path, *, n_threads: int | None = None, verify: bool = True) -> Bundle:
@@ -37,5 +47,70 @@ def open_bundle(folder: Path, *, n_threads: int | None = None, verify: bool = Tr
     Raises:
         BundleCorrupt: If anything in the folder is not what was built; every bad file is named.
         ModelIndexMismatch: If a model and an index in it were built from different encoders.
+        DeviceUnavailable: If the bundle's engine or index needs a device that this machine lacks.
     """
-    raise NotImplementedError
+    manifest = verify_bundle(folder) if verify else read_manifest(folder)
+    build, stage = _sections(manifest)
+    try:
+        items = ItemTable.read(folder / ITEMS_FILE)
+        encoder = get_encoder(
+            folder / ENCODER_FOLDER, build.engine, max_tokens=stage.max_query_tokens, n_threads=n_threads
+        )
+        index = VectorIndex.load(folder / VECTOR_INDEX_FILE, stage.index)
+        _check_encoder(manifest, encoder.fingerprint, encoder.dim, index.dim)
+        _check_sizes(manifest, len(items), len(index))
+        lexical = LexicalIndex.open(folder / LEXICAL_FOLDER)
+        retriever = Retriever(encoder, index, lexical, manifest.retriever.dense_weight)
+        reranker = None
+        if manifest.reranker is not None:
+            _check_reranker(manifest)
+            passages = PassageTokens.load(folder / PASSAGES_FOLDER)
+            reranker = get_reranker(folder / RERANKER_FOLDER, build.engine, passages, items, n_threads=n_threads)
+    except (BundleCorrupt, ModelIndexMismatch):
+        raise
+    except ArtefactError as exc:
+        raise BundleCorrupt(f"bundle {manifest.version} in {folder} cannot be opened: {exc}") from exc
+    return Bundle(manifest=manifest, items=items, retriever=retriever, reranker=reranker)
+
+
+def _sections(manifest: BundleManifest) -> tuple[BuildConfig, RetrieverConfig]:
+    try:
+        build = BuildConfig.model_validate(manifest.config["build"])
+        # JSON has lists where the configuration has tuples
+        return build, RetrieverConfig.model_validate(manifest.config["retriever"])
+    except (KeyError, ValidationError) as exc:
+        raise BundleCorrupt(
+            f"expected the settings of this Tandem release in the manifest of bundle {manifest.version}, "
+            f"got: {exc}; build the bundle again"
+        ) from exc
+
+
+def _check_encoder(manifest: BundleManifest, fingerprint: str, encoder_dim: int, index_dim: int) -> None:
+    expected = manifest.retriever.encoder_fingerprint
+    if fingerprint != expected:
+        raise ModelIndexMismatch(
+            f"expected the encoder {expected[:12]} that bundle {manifest.version} was indexed with, "
+            f"got {fingerprint[:12]}; build the bundle again"
+        )
+    if not encoder_dim == index_dim == manifest.dim:
+        raise ModelIndexMismatch(
+            f"expected {manifest.dim} dimensions in bundle {manifest.version}, got {encoder_dim} from the encoder and "
+            f"{index_dim} in the index; build the bundle again"
+        )
+
+
+def _check_sizes(manifest: BundleManifest, n_items: int, n_vectors: int) -> None:
+    if not n_items == n_vectors == manifest.n_items:
+        raise ModelIndexMismatch(
+            f"expected {manifest.n_items:,} items in bundle {manifest.version}, got {n_items:,} in the catalogue and "
+            f"{n_vectors:,} in the index; build the bundle again"
+        )
+
+
+def _check_reranker(manifest: BundleManifest) -> None:
+    entry = manifest.reranker
+    if entry is not None and entry.retriever_fingerprint != manifest.retriever.fingerprint:
+        raise ModelIndexMismatch(
+            f"expected a reranker trained on the candidates of retriever {manifest.retriever.fingerprint[:12]}, "
+            f"got one of {entry.retriever_fingerprint[:12]}; run `tandem train reranker` and build again"
+        )

@@ -42,7 +42,8 @@ class RetrieverEntry(_Entry):
 
     version: Version
     fingerprint: str  # of the trained model: weights, tokenizer and text template
-    encoder_fingerprint: str  # of the exported query encoder
+    encoder_fingerprint: str  # of the query encoder in the bundle
+    item_encoder_fingerprint: str  # of the item encoder that the vectors are from
     tokenizer_sha256: Sha256
     item_fields: tuple[str, ...]  # the text template: which fields an item's passage is made of
     passage_version: int  # and the version of the rules that make it

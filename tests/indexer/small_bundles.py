@@ -27,6 +27,7 @@ def manifest_of(folder: Path, version: str, **changes: object) -> BundleManifest
             version="v1",
             fingerprint="f1",
             encoder_fingerprint="e1",
+            item_encoder_fingerprint="e2",
             tokenizer_sha256="0" * 64,
             item_fields=("title", "brand"),
             passage_version=1,

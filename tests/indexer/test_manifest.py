@@ -35,6 +35,7 @@ retrievers = st.builds(
     version=versions,
     fingerprint=texts,
     encoder_fingerprint=texts,
+    item_encoder_fingerprint=texts,
     tokenizer_sha256=digests,
     item_fields=fields,
     passage_version=st.integers(0, 99),

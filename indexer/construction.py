@@ -1,0 +1,68 @@
+"""Where a bundle grows until it is whole."""
+
+import fcntl
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from corpus.errors import ArtefactError
+from corpus.workspace import next_version
+from indexer.manifest import MANIFEST_FILE
+from indexer.verify import fsync_folder
+
+logger = logging.getLogger(__name__)
+
+PREFIX = ".building-"
+LOCK_FILE = ".build.lock"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """A folder under construction."""
+
+    version: str  # that it is going to be
+    folder: Path
+
+
+@contextmanager
+def construction(bundles: Path) -> Iterator[Site]:
+    """Provide a folder, and make it the next version when the block ends well.
+
+    What a killed build left behind is cleared away first. A block that raises leaves nothing behind.
+
+    Args:
+        bundles: The workspace's ``bundles/`` folder; made if missing.
+    Raises:
+        ArtefactError: If another build of this workspace runs.
+    """
+    bundles.mkdir(parents=True, exist_ok=True)
+    with (bundles / LOCK_FILE).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise ArtefactError(f"expected no other build in {bundles}, but one is running; wait for it") from exc
+        for leftover in bundles.glob(f"{PREFIX}*"):
+            logger.info("clearing away %s, which a stopped build left behind", leftover)
+            shutil.rmtree(leftover)
+        version = next_version(bundles)
+        site = Site(version=version, folder=bundles / f"{PREFIX}{version}")
+        site.folder.mkdir()
+        try:
+            yield site
+            _settle(site.folder, bundles / version)
+        except BaseException:
+            shutil.rmtree(site.folder, ignore_errors=True)
+            raise
+
+
+def _settle(folder: Path, target: Path) -> None:
+    # every other file was flushed when it was hashed; the manifest came after
+    with (folder / MANIFEST_FILE).open("rb") as file:
+        os.fsync(file.fileno())
+    fsync_folder(folder)
+    folder.rename(target)
+    fsync_folder(target.parent)

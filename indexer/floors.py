@@ -1,0 +1,54 @@
+"""The floors: what anybody gets without a model. No system's number is reported without them."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from corpus.prepared import Example
+
+Ranking = Sequence[int]  # rows of the item table, best first
+
+
+class Floors:
+    """Popularity in the training split, overall and within each query; and chance."""
+
+    def __init__(self, training: Iterable[Example], n_items: int) -> None:
+        """Count what the training split holds.
+
+        Args:
+            training: Examples of the training split; only query and labels are read.
+            n_items: Size of the catalogue.
+        """
+        self.n_items = n_items
+        overall: Counter[int] = Counter()
+        within: dict[str, Counter[int]] = defaultdict(Counter)
+        for example in training:
+            seen = within[example.query]  # a query whose labels all weigh 0 was seen too
+            for label in example.labels:
+                if label.weight > 0:
+                    overall[label.row] += label.weight  # type: ignore[assignment]
+                    seen[label.row] += label.weight  # type: ignore[assignment]
+        self._overall = _best_first(overall)
+        self._within = {query: _best_first(counts) for query, counts in within.items()}
+
+    def seen(self, query: str) -> bool:
+        """Tell whether the training split holds this very query."""
+        return query in self._within
+
+    def random(self, query_id: str, k: int, *, seed: int) -> Ranking:
+        """Return k items drawn uniformly; the same ones whenever the same query is asked with the same seed."""
+        generator = np.random.default_rng([seed, *query_id.encode()])
+        return generator.choice(self.n_items, min(k, self.n_items), replace=False).tolist()  # type: ignore[no-any-return]
+
+    def popular(self, k: int) -> Ranking:
+        """Return the k items with the greatest weight of all training labels; ties in row order."""
+        return self._overall[:k]
+
+    def popular_within(self, query: str, k: int) -> Ranking:
+        """Return the items with the greatest weight among this query's training labels; none for an unseen query."""
+        return self._within.get(query, [])[:k]
+
+
+def _best_first(counts: Counter[int]) -> list[int]:
+    return sorted(counts, key=lambda row: (-counts[row], row))

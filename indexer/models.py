@@ -1,0 +1,102 @@
+"""Which trained models go into a bundle together."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from corpus.errors import ModelIndexMismatch
+from corpus.workspace import Workspace, find_version, versions
+from rerank.config import RerankerConfig
+from rerank.model_info import MODEL_FILE as RERANKER_FILE
+from rerank.model_info import RerankerModelInfo
+from retrieval.config import RetrieverConfig
+from retrieval.model_info import MODEL_FILE as RETRIEVER_FILE
+from retrieval.model_info import RetrieverModelInfo, load_retriever_info
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedModels:
+    """Versions of both stages that fit each other."""
+
+    retriever_folder: Path
+    retriever: RetrieverModelInfo
+    reranker_folder: Path | None  # None: no reranker was trained yet
+    reranker: RerankerModelInfo | None
+
+    def retriever_config(self, wanted: RetrieverConfig) -> RetrieverConfig:
+        """Return the settings to build with: what the model reads is the model's, the indexes are the store's choice.
+
+        Args:
+            wanted: The store's ``[retriever]`` section.
+        """
+        trained = self.retriever.config
+        _warn_of_change("retriever", _inputs(trained), _inputs(wanted))
+        return trained.model_copy(
+            update={"index": wanted.index, "lexical": wanted.lexical, "fusion": wanted.fusion}, deep=True
+        )
+
+    def reranker_config(self, wanted: RerankerConfig) -> RerankerConfig | None:
+        """Return the settings that the reranker was trained with, which are the only ones it can be served with.
+
+        Args:
+            wanted: The store's ``[reranker]`` section; a difference in what the model reads is logged.
+        """
+        if self.reranker is None:
+            return None
+        _warn_of_change("reranker", _inputs(self.reranker.config), _inputs(wanted))
+        return self.reranker.config
+
+
+def choose_models(workspace: Workspace, retriever_version: str | None, reranker_version: str | None) -> TrainedModels:
+    """Find a retriever and a reranker that was trained on its candidates.
+
+    Args:
+        workspace: The store.
+        retriever_version: Such as ``v3``; None is the newest.
+        reranker_version: None is the newest that was trained on this retriever's candidates.
+    Raises:
+        VersionNotFound: If a version does not exist, or no retriever does.
+        ModelIndexMismatch: If there are rerankers, but none (or not the named one) belongs to this retriever.
+    """
+    folder = find_version(workspace.retrievers, retriever_version, marker=RETRIEVER_FILE)
+    retriever = load_retriever_info(folder)
+    known = versions(workspace.rerankers, marker=RERANKER_FILE)
+    if reranker_version is not None:
+        known = [find_version(workspace.rerankers, reranker_version, marker=RERANKER_FILE).name]
+    for version in reversed(known):
+        reranker = RerankerModelInfo.load(workspace.rerankers / version)
+        if reranker.retriever_fingerprint == retriever.fingerprint:
+            return TrainedModels(
+                retriever_folder=folder,
+                retriever=retriever,
+                reranker_folder=workspace.rerankers / version,
+                reranker=reranker,
+            )
+    if known:
+        raise ModelIndexMismatch(
+            f"expected a reranker trained on the candidates of retriever {folder.name}, got {', '.join(known)}, "
+            "trained on another's; run `tandem train reranker`"
+        )
+    logger.warning("no reranker was trained yet: the bundle will answer in the order of retrieval")
+    return TrainedModels(retriever_folder=folder, retriever=retriever, reranker_folder=None, reranker=None)
+
+
+def _inputs(config: RetrieverConfig | RerankerConfig) -> dict[str, object]:
+    """Return the settings that decide what a model reads, which are fixed by its training."""
+    return {
+        name: value
+        for name, value in config.model_dump().items()
+        if name == "item_fields" or name.startswith(("max_", "history_"))
+    }
+
+
+def _warn_of_change(stage: str, trained: dict[str, object], wanted: dict[str, object]) -> None:
+    changed = [
+        f"{name} = {wanted[name]!r} (trained with {trained[name]!r})"
+        for name in wanted
+        if wanted[name] != trained[name]
+    ]
+    if changed:
+        logger.warning("[%s] has changed since training and waits for the next one: %s", stage, "; ".join(changed))

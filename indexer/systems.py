@@ -1,0 +1,197 @@
+"""The systems that an evaluation compares: each turns the same queries into rankings.
+
+Work is done once per distinct input: a query that many shoppers typed is encoded and retrieved once, and reranked
+once for each distinct history.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from corpus.errors import ConfigError
+from corpus.events import HistoryEvent
+from corpus.items import ItemTable
+from corpus.prepared import Example
+from corpus.progress import track
+from indexer.bundle import Bundle
+from indexer.floors import Floors, Ranking
+from rerank.reranker import Reranker
+from retrieval.candidates import Candidates
+from retrieval.config import RetrieverConfig, VectorIndexConfig
+
+logger = logging.getLogger(__name__)
+
+DEPTH = 100  # of every ranking: what hit@100 and recall@100 need
+
+RANDOM = "random"
+POPULAR = "popularity"
+POPULAR_WITHIN = "popularity in query"
+LEXICAL = "BM25"
+UNTUNED = "untuned encoder"
+DENSE = "tuned dense"
+HYBRID = "hybrid"
+TWO_STAGES = "two stages"
+WITH_HISTORY = "two stages + history"
+ORACLE = "oracle"
+
+Run = Mapping[str, Ranking]  # by query id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Untuned:
+    """The base model before training, and where its embeddings of the catalogue are kept."""
+
+    config: RetrieverConfig
+    cache: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contest:
+    """Whatever takes part."""
+
+    bundle: Bundle
+    floors: Floors
+    untuned: Untuned | None  # None: no row for the base model
+    oracle: Run | None  # None: nobody knows the best possible rankings
+
+
+def runs(
+    contest: Contest, examples: Sequence[Example], *, rerank_depth: int, seed: int, notes: list[str]
+) -> Iterator[tuple[str, Run]]:
+    """Yield each system's rankings, the simplest system first.
+
+    Args:
+        contest: Whatever takes part.
+        examples: The queries.
+        rerank_depth: Candidates that the second stage orders.
+        seed: Of the random floor.
+        notes: Takes up what was left out and why.
+    """
+    bundle = contest.bundle
+    yield from floor_runs(examples, contest.floors, seed=seed)
+    yield LEXICAL, lexical_run(examples, bundle)
+    if contest.untuned is not None:
+        try:
+            yield UNTUNED, untuned_run(examples, bundle.items, contest.untuned)
+        except ConfigError as exc:
+            notes.append(f"no row for the untuned encoder: {exc}")
+    yield DENSE, candidate_run(examples, retrieve(examples, bundle, dense_weight=1.0))
+    candidates = retrieve(examples, bundle)
+    yield HYBRID, candidate_run(examples, candidates)
+    if bundle.reranker is None:
+        notes.append("the bundle holds no reranker: no rows for two stages")
+    else:
+        second = SecondStage(bundle.reranker, candidates, depth=rerank_depth)
+        yield TWO_STAGES, second.run(examples, with_history=False, description="reranking without history")
+        yield WITH_HISTORY, second.run(examples, with_history=True, description="reranking with history")
+    if contest.oracle is not None:
+        yield ORACLE, {example.query_id: contest.oracle[example.query_id] for example in examples}
+
+
+def floor_runs(examples: Sequence[Example], floors: Floors, *, seed: int) -> Iterator[tuple[str, Run]]:
+    """Yield the rankings of the systems without a model."""
+    popular = floors.popular(DEPTH)
+    yield RANDOM, {e.query_id: floors.random(e.query_id, DEPTH, seed=seed) for e in examples}
+    yield POPULAR, {e.query_id: popular for e in examples}
+    yield POPULAR_WITHIN, {e.query_id: floors.popular_within(e.query, DEPTH) for e in examples}
+
+
+def lexical_run(examples: Sequence[Example], bundle: Bundle) -> Run:
+    """Rank by the lexical index alone."""
+    index = bundle.retriever.lexical_index
+    return _per_query(examples, lambda query: index.search(query, DEPTH)[0].tolist(), LEXICAL)
+
+
+def untuned_run(examples: Sequence[Example], items: ItemTable, untuned: Untuned) -> Run:
+    """Rank by the base model's own embeddings, exactly.
+
+    Raises:
+        ConfigError: If the base model is not on this machine.
+    """
+    from retrieval.base_models import resolve_base_model
+    from retrieval.embeddings import embed_items
+    from retrieval.encoder import open_torch_encoder
+    from retrieval.passages import passages
+    from retrieval.vector_index import VectorIndex
+
+    config = untuned.config
+    folder = Path(resolve_base_model(config.base_model))
+    texts = passages(items, config.item_fields)
+    item_encoder = open_torch_encoder(folder, role="item", max_tokens=config.max_item_tokens)
+    vectors = embed_items(item_encoder, texts, untuned.cache).vectors
+    index = VectorIndex.build(vectors, VectorIndexConfig(kind="flat"))
+    queries = _distinct(examples)
+    encoder = open_torch_encoder(folder, role="query", max_tokens=config.max_query_tokens)
+    embeddings = dict(zip(queries, encoder.encode(queries), strict=True))
+    return _per_query(examples, lambda query: index.search_one(embeddings[query], DEPTH)[0].tolist(), UNTUNED)
+
+
+def retrieve(
+    examples: Sequence[Example], bundle: Bundle, *, dense_weight: float | None = None
+) -> dict[str, Candidates]:
+    """Return the first stage's candidates of each distinct query.
+
+    Args:
+        examples: The queries.
+        bundle: Whose first stage is asked.
+        dense_weight: Instead of the fitted fusion weight; 1 is the dense channel alone.
+    """
+    retriever = bundle.retriever if dense_weight is None else bundle.retriever.with_dense_weight(dense_weight)
+    queries = _distinct(examples)
+    return dict(zip(queries, retriever.retrieve_batch(queries, DEPTH), strict=True))
+
+
+def candidate_run(examples: Sequence[Example], candidates: dict[str, Candidates]) -> Run:
+    """Rank as the first stage does."""
+    return {e.query_id: candidates[e.query].rows.tolist() for e in examples}
+
+
+class SecondStage:
+    """Reranks the first stage's candidates, each distinct query and history once."""
+
+    def __init__(self, reranker: Reranker, candidates: dict[str, Candidates], *, depth: int) -> None:
+        """Take the candidates of ``retrieve``.
+
+        Args:
+            reranker: The second stage.
+            candidates: By query.
+            depth: How many of each query's candidates are reranked; the rest keep their order behind them.
+        """
+        self._reranker = reranker
+        self._candidates = candidates
+        self._depth = depth
+        self._known: dict[tuple[str, tuple[HistoryEvent, ...]], Ranking] = {}
+
+    def run(self, examples: Sequence[Example], *, with_history: bool, description: str) -> Run:
+        """Rank all queries, reading the shoppers' histories or not."""
+        keys = {e.query_id: (e.query, e.history if with_history else ()) for e in examples}
+        new = list(dict.fromkeys(key for key in keys.values() if key not in self._known))
+        for query, history in track(new, description=description):
+            self._known[query, history] = self._rank(query, history)
+        return {query_id: self._known[key] for query_id, key in keys.items()}
+
+    def _rank(self, query: str, history: Sequence[HistoryEvent]) -> Ranking:
+        found = self._candidates[query]
+        best = head(found, self._depth)
+        reranked = self._reranker.rerank(query, history, best)
+        return [*best.rows[reranked.order].tolist(), *found.rows[self._depth :].tolist()]
+
+
+def head(candidates: Candidates, depth: int) -> Candidates:
+    """Return the best so many candidates."""
+    return Candidates(
+        rows=candidates.rows[:depth],
+        scores=candidates.scores[:depth],
+        dense=candidates.dense[:depth],
+        lexical=candidates.lexical[:depth],
+    )
+
+
+def _distinct(examples: Sequence[Example]) -> list[str]:
+    return list(dict.fromkeys(e.query for e in examples))
+
+
+def _per_query(examples: Sequence[Example], rank: Callable[[str], Ranking], name: str) -> Run:
+    rankings = {query: rank(query) for query in track(_distinct(examples), description=f"evaluating {name}")}
+    return {e.query_id: rankings[e.query] for e in examples}

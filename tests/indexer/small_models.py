@@ -1,0 +1,68 @@
+"""Version folders of both stages around tiny real models, written without training."""
+
+import shutil
+from pathlib import Path
+
+from corpus.workspace import Workspace
+from indexer.config import BuildConfig
+from rerank.config import RerankerConfig
+from rerank.model_info import RerankerModelInfo
+from retrieval.config import RetrieverConfig, VectorIndexConfig
+from retrieval.model_info import FusionInfo, RetrieverModelInfo
+
+RETRIEVER = RetrieverConfig(
+    item_fields=("title", "category"),
+    max_query_tokens=16,
+    max_item_tokens=24,
+    index=VectorIndexConfig(kind="hnsw", m=8),
+)
+RERANKER = RerankerConfig(max_query_tokens=16, max_history_tokens=24, max_item_tokens=24)
+BUILD = BuildConfig(reranker_precision="fp32", n_calibration=12, n_recall_queries=20)
+
+
+def write_retriever(folder: Path, encoder: Path, *, fingerprint: str) -> None:
+    shutil.copytree(encoder, folder / "model")
+    info = RetrieverModelInfo(
+        fingerprint=fingerprint,
+        base_model="tiny",
+        dim=32,
+        config=RETRIEVER,
+        data_fingerprint="d",
+        n_pairs=1,
+        n_steps=1,
+        seed=1,
+        metrics={},
+        fusion=FusionInfo(dense_weight=0.6),
+        packages={},
+    )
+    (folder / "model.json").write_text(info.model_dump_json(), encoding="utf-8")
+
+
+def write_reranker(folder: Path, bert: Path, *, retriever_fingerprint: str) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from retrieval.quiet import quiet_libraries
+
+    torch.manual_seed(3)
+    with quiet_libraries():
+        model = AutoModelForSequenceClassification.from_pretrained(bert, num_labels=1)
+    model.save_pretrained(folder / "model")
+    shutil.copy2(bert / "tokenizer.json", folder / "model")
+    RerankerModelInfo(
+        fingerprint="reranker-1",
+        retriever_fingerprint=retriever_fingerprint,
+        data_fingerprint="d",
+        base_model="tiny",
+        config=RERANKER,
+        score_weights={"rerank": 1.0, "retrieval": 0.5},
+        metrics={},
+        n_parameters=1,
+        seed=1,
+        packages={},
+    ).save(folder)
+
+
+def copy_of(workspace: Workspace, root: Path) -> Workspace:
+    shutil.copytree(workspace.root, root)
+    return Workspace(root)
