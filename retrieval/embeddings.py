@@ -74,7 +74,7 @@ def _read(folder: Path, slot_of: dict[bytes, int], vectors: FloatArray) -> list[
     for path in sorted(folder.glob(f"*{HASHES_SUFFIX}")):
         try:
             shard_hashes, shard_vectors = _open_shard(path, vectors.shape[1])
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, EOFError) as exc:
             logger.warning("ignoring a broken shard of cached embeddings: %s: %s", path, exc)
             continue
         known = [row.tobytes() for row in shard_hashes]

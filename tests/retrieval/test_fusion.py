@@ -11,7 +11,9 @@ COSINES = np.array([0.9, 0.8, 0.1, 0.5, -0.2], dtype=np.float32)
 
 
 def hits(*pairs):
-    return np.array([row for row, _ in pairs], dtype=np.int64), np.array([score for _, score in pairs], dtype=np.float32)
+    return np.array([row for row, _ in pairs], dtype=np.int64), np.array(
+        [score for _, score in pairs], dtype=np.float32
+    )
 
 
 @pytest.fixture

@@ -71,7 +71,9 @@ def test_case_accents_punctuation_and_endings_make_no_difference(query):
     np.testing.assert_array_equal(got[1], want[1])
 
 
-@pytest.mark.parametrize("query", ["shoe AND NOT shoe", "title:shoe", "-shoe", '"shoe', "shoe~2^9 (", "+(shoe", "shoe*"])
+@pytest.mark.parametrize(
+    "query", ["shoe AND NOT shoe", "title:shoe", "-shoe", '"shoe', "shoe~2^9 (", "+(shoe", "shoe*"]
+)
 def test_no_character_of_a_query_is_syntax(query):
     index = LexicalIndex.build(table("shoe", "pan"), TITLE_ONLY)
     assert index.search(query, 5)[0].tolist() == [0]

@@ -1,0 +1,144 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from corpus.errors import ConfigError, InputError, ModelIndexMismatch
+from retrieval.config import FusionConfig, LexicalConfig, RetrieverConfig, VectorIndexConfig
+from retrieval.encoder import open_torch_encoder
+from retrieval.fusion import fit_fusion
+from retrieval.lexical_index import LexicalIndex
+from retrieval.passages import passages
+from retrieval.retriever import Retriever, build_retriever
+from retrieval.vector_index import VectorIndex
+
+CONFIG = RetrieverConfig(base_model="tiny", max_item_tokens=24, max_query_tokens=16)
+QUERIES = ["red acme running shoe", "steel pan", "nordly", "zzz"]
+
+
+@pytest.fixture(scope="module")
+def model_dir(tiny_encoder_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("versions") / "v1"
+    shutil.copytree(tiny_encoder_folder, folder / "model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def retriever(tiny_items, model_dir, cache):
+    return build_retriever(tiny_items, model_dir, CONFIG, cache, dense_weight=0.6)
+
+
+@pytest.fixture(scope="module")
+def vectors(tiny_items, model_dir):
+    encoder = open_torch_encoder(model_dir / "model", role="item", max_tokens=24)
+    return encoder.encode(passages(tiny_items, CONFIG.item_fields))
+
+
+@pytest.fixture(scope="module")
+def query_vectors(model_dir):
+    return open_torch_encoder(model_dir / "model", role="query", max_tokens=16).encode(QUERIES)
+
+
+def test_candidates_carry_exact_scores_of_both_channels(retriever, vectors, query_vectors):
+    for query, vector in zip(QUERIES, query_vectors, strict=True):
+        got = retriever.retrieve(query, 20)
+        rows, bm25 = retriever.lexical_index.search(query, 20)
+        want = dict(zip(rows.tolist(), bm25.tolist(), strict=True))
+        assert len(got) == len(set(got.rows.tolist())) == 20
+        np.testing.assert_allclose(got.dense, vectors[got.rows] @ vector, atol=1e-5)
+        np.testing.assert_allclose(got.lexical, [want.get(row, np.nan) for row in got.rows.tolist()])
+        best = bm25.max(initial=0)
+        lexical = np.nan_to_num(got.lexical) / (best if best > 0 else 1)
+        np.testing.assert_allclose(got.scores, 0.6 * got.dense + 0.4 * lexical, atol=1e-5)
+        assert (np.diff(got.scores) <= 0).all()
+
+
+def test_no_candidate_of_either_channel_is_lost(retriever, vectors, query_vectors):
+    pool = retriever.pools(["red acme running shoe"], 5)[0]
+    dense = np.argsort(-(vectors @ query_vectors[0]), kind="stable")[:5]
+    lexical, _ = retriever.lexical_index.search("red acme running shoe", 5)
+    assert set(pool.rows.tolist()) == set(dense.tolist()) | set(lexical.tolist())
+
+
+def test_dense_alone_is_exact_search(retriever, vectors, query_vectors):
+    got = retriever.with_dense_weight(1.0).retrieve_batch(QUERIES, 10)
+    for candidates, vector in zip(got, query_vectors, strict=True):
+        np.testing.assert_array_equal(candidates.rows, np.argsort(-(vectors @ vector), kind="stable")[:10])
+        assert np.isnan(candidates.lexical).all()
+
+
+def test_lexical_alone_is_bm25(retriever):
+    lexical = retriever.with_dense_weight(0.0)
+    for query in QUERIES:
+        got, (rows, bm25) = lexical.retrieve(query, 10), retriever.lexical_index.search(query, 10)
+        assert len(got) == len(rows)
+        np.testing.assert_array_equal(got.lexical, bm25)
+    assert len(lexical.retrieve("zzz", 10)) == 0
+
+
+def test_one_by_one_equals_all_at_once(retriever):
+    together = retriever.retrieve_batch(QUERIES, 7)
+    for query, want in zip(QUERIES, together, strict=True):
+        got = retriever.retrieve(query, 7)
+        np.testing.assert_array_equal(got.rows, want.rows)
+        np.testing.assert_allclose(got.scores, want.scores, atol=1e-5)
+
+
+def test_a_page_is_full_and_ends_with_the_catalogue(retriever):
+    assert len(retriever.retrieve("steel pan", 59)) == 59
+    assert sorted(retriever.retrieve("steel pan", 1000).rows.tolist()) == list(range(60))
+
+
+def test_no_queries_give_no_candidates(retriever):
+    assert retriever.retrieve_batch([], 5) == []
+
+
+def test_depth_below_one_is_refused(retriever):
+    with pytest.raises(InputError):
+        retriever.retrieve("mug", 0)
+
+
+def test_exact_retrieval_ignores_the_graph(retriever, vectors, tiny_items):
+    graph = VectorIndex.build(vectors, VectorIndexConfig(kind="hnsw", m=2, ef_construction=1, ef_search=1))
+    approximate = Retriever(retriever.encoder, graph, retriever.lexical_index, 0.6)
+    for query in QUERIES:
+        got, want = approximate.retrieve(query, 10, exact=True), retriever.retrieve(query, 10)
+        np.testing.assert_array_equal(got.rows, want.rows)
+
+
+def test_a_rebuild_reuses_cached_embeddings(retriever, tiny_items, model_dir, cache, caplog):
+    files = {path: path.stat().st_mtime_ns for path in cache.rglob("*.npy")}
+    build_retriever(tiny_items, model_dir, CONFIG, cache)
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.npy")} == files
+
+
+def test_weight_comes_from_the_caller_then_the_configuration_then_a_default(tiny_items, model_dir, cache):
+    fixed = CONFIG.model_copy(update={"fusion": FusionConfig(dense_weight=0.3)})
+    assert build_retriever(tiny_items, model_dir, fixed, cache, dense_weight=0.8).dense_weight == 0.8
+    assert build_retriever(tiny_items, model_dir, fixed, cache).dense_weight == 0.3
+    assert build_retriever(tiny_items, model_dir, CONFIG, cache).dense_weight == 0.5
+
+
+def test_fusion_is_fitted_on_the_retrievers_own_pools(retriever, tiny_prepared):
+    examples = tiny_prepared.examples("valid")
+    report = fit_fusion(retriever, examples, depth=20)
+    # queries name colour or brand and kind: words find them, random weights do not
+    assert report.lexical_alone > report.dense_alone
+    assert report.mrr == max(report.curve.values()) >= report.lexical_alone
+    assert report.n_examples == len(examples)
+
+
+def test_parts_that_do_not_belong_together_are_refused(retriever, vectors, tiny_items):
+    flat = VectorIndexConfig(kind="flat")
+    lexical = LexicalIndex.build(tiny_items, LexicalConfig())
+    with pytest.raises(ModelIndexMismatch, match="32 dimensions, got 16"):
+        Retriever(retriever.encoder, VectorIndex.build(vectors[:, :16], flat), lexical, 0.5)
+    with pytest.raises(ModelIndexMismatch, match="59 vectors and 60 texts"):
+        Retriever(retriever.encoder, VectorIndex.build(vectors[:59], flat), lexical, 0.5)
+    with pytest.raises(ConfigError):
+        retriever.with_dense_weight(1.5)
