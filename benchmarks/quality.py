@@ -6,15 +6,16 @@ Finished stages are kept in the store's folder, so that a second call only evalu
 
 import json
 import logging
+import os
 import platform
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from server.config import TandemConfig
 
 from benchmarks.datasets import DATA_SETS, DataSet
 from corpus.config import load_config
@@ -22,6 +23,7 @@ from corpus.errors import ConfigError
 from corpus.workspace import Workspace, versions
 from server.cli import bundles, data
 from server.cli.models import train_first_stage, train_second_stage
+from server.config import TandemConfig
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +68,8 @@ def measure(name: str, dataset: DataSet, *, shared: Path, store: Path, quick: bo
     if not versions(workspace.rerankers, marker="model.json"):
         seconds["train reranker"] = _timed(lambda: train_second_stage(workspace, config))
     if not versions(workspace.bundles, marker="manifest.json"):
-        seconds["build"] = _timed(lambda: (bundles.build(store, assignments), bundles.publish(store)))
+        seconds["build"] = _timed(lambda: bundles.build(store, assignments))
+        bundles.publish(store)
     started = time.monotonic()
     report = evaluate_bundle(
         workspace,
@@ -94,15 +97,13 @@ def measure(name: str, dataset: DataSet, *, shared: Path, store: Path, quick: bo
     typer.echo(f"written: {stem}.json, {stem}.md")
 
 
-def _timed(action: object) -> float:
+def _timed(action: Callable[[], object]) -> float:
     started = time.monotonic()
-    action()  # type: ignore[operator]
+    action()
     return time.monotonic() - started
 
 
 def _n_cores() -> int:
-    import os
-
     return len(os.sched_getaffinity(0))
 
 

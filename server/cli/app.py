@@ -58,7 +58,17 @@ def _root(
 ) -> None:
     level = logging.INFO if verbose or not sys.stderr.isatty() else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "httpx2", "nncf", "openvino", "sentence_transformers", "transformers", "datasets", "fsspec", "faiss"):
+    for noisy in (
+        "httpx",
+        "httpx2",
+        "nncf",
+        "openvino",
+        "sentence_transformers",
+        "transformers",
+        "datasets",
+        "fsspec",
+        "faiss",
+    ):
         logging.getLogger(noisy).setLevel(logging.ERROR)
 
 

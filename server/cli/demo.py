@@ -83,7 +83,6 @@ def _make_store(console: Console, workspace: Workspace, seed: int) -> None:
 
 def _make_bundle(console: Console, workspace: Workspace, config: TandemConfig) -> None:
     from indexer.publish import current_version
-
     from server.cli.bundles import build, publish
     from server.cli.models import train_first_stage, train_second_stage
 

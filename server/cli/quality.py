@@ -18,6 +18,8 @@ def evaluate(
         str, typer.Option(help="train, valid or test. Choose settings on valid, report on test.")
     ] = "test",
     limit: Annotated[int | None, typer.Option(help="Evaluate a seeded sample of so many queries.")] = None,
+    depth: Annotated[int, typer.Option(help="Candidates that the second stage orders.")] = 30,
+    relevant_grade: Annotated[float | None, typer.Option(help="Least grade that counts; default: any above 0.")] = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -25,7 +27,15 @@ def evaluate(
     from indexer.evaluate import evaluate_bundle
 
     workspace, config = open_store(store, overrides)
-    measured = evaluate_bundle(workspace, config.retriever, version=version, split=split, limit=limit)
+    measured = evaluate_bundle(
+        workspace,
+        config.retriever,
+        version=version,
+        split=split,
+        limit=limit,
+        rerank_depth=depth,
+        relevant_grade=relevant_grade,
+    )
     report(measured, as_json=as_json, text=measured.table())
 
 
