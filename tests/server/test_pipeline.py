@@ -1,0 +1,193 @@
+import dataclasses
+import time
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from corpus.errors import ArtefactError, DeadlineExceeded
+from corpus.events import EventType, HistoryEvent
+from indexer.bundle import Bundle
+from server.pipeline import Pipeline, present
+from server.ranking import DegradationReason, RankedWindow, Run, SearchTask
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+HISTORY = tuple(
+    HistoryEvent(timestamp=NOW - timedelta(hours=n), type=EventType.PURCHASE, item_id=f"i-{n:02d}") for n in range(1, 6)
+)
+STAGES = ["history", "retrieve", "filter", "rerank"]
+
+
+class Histories:
+    """One shopper's history."""
+
+    def history(self, shopper: str) -> tuple[HistoryEvent, ...]:
+        return HISTORY if shopper == "user:ada" else ()
+
+
+class Broken:
+    """Stands for any part, and fails whatever it is asked."""
+
+    def history(self, shopper: str) -> tuple[HistoryEvent, ...]:
+        raise ArtefactError("the disk is gone")
+
+    def rerank(self, *_arguments: object, **_options: object) -> None:
+        raise RuntimeError("out of memory")
+
+
+class LateRun(Run):
+    """A run whose deadline passes right after it was looked at first."""
+
+    def check_time(self) -> None:
+        pass
+
+
+def endless() -> Run:
+    return Run(deadline=time.monotonic() + 600)
+
+
+def task(**fields: object) -> SearchTask:
+    return SearchTask(**{"query": "red acme shoe", "retrieval_depth": 40, "rerank_depth": 10, **fields})
+
+
+@pytest.fixture
+def pipeline(bundle: Bundle) -> Pipeline:
+    return Pipeline(bundle, Histories())
+
+
+def ids(window: RankedWindow) -> list[str]:
+    return [hit.item.item_id for hit in present(window, offset=0, page_size=1000)]
+
+
+def as_retrieved(window: RankedWindow) -> bool:
+    scores = window.ranking.retrieval
+    return bool(np.isnan(window.ranking.rerank).all() and (np.diff(scores) <= 0).all())
+
+
+def test_the_best_candidates_are_reranked_and_the_others_follow_as_retrieved(pipeline, bundle):
+    run = endless()
+    window = pipeline.search(task(), run)
+    found = bundle.retriever.retrieve("red acme shoe", 40).rows
+    assert len(window.ranking) == len(found)
+    assert set(window.ranking.rows[:10]) == set(found[:10])
+    np.testing.assert_array_equal(window.ranking.rows[10:], found[10:])
+    np.testing.assert_array_equal(np.isnan(window.ranking.rerank), np.arange(len(found)) >= 10)
+    assert (np.diff(window.ranking.scores) <= 0).all()
+    assert list(run.timings_ms) == STAGES
+    assert window.degraded == ()
+
+
+def test_stage_scores_stay_with_their_items(pipeline, bundle):
+    window = pipeline.search(task(), endless())
+    found = bundle.retriever.retrieve("red acme shoe", 40)
+    of_row = {row: position for position, row in enumerate(found.rows.tolist())}
+    positions = [of_row[row] for row in window.ranking.rows.tolist()]
+    np.testing.assert_array_equal(window.ranking.retrieval, found.scores[positions])
+    np.testing.assert_array_equal(window.ranking.dense, found.dense[positions])
+    np.testing.assert_array_equal(window.ranking.lexical, found.lexical[positions])
+
+
+def test_the_history_changes_the_answer_whether_looked_up_or_brought_along(pipeline):
+    anonymous = pipeline.search(task(), endless()).ranking.rerank
+    looked_up = pipeline.search(task(shopper="user:ada"), endless()).ranking.rerank
+    brought = pipeline.search(task(events=HISTORY), endless()).ranking.rerank
+    assert not np.array_equal(anonymous, looked_up, equal_nan=True)
+    np.testing.assert_array_equal(looked_up, brought)
+    stranger = pipeline.search(task(shopper="user:bob"), endless()).ranking.rerank
+    np.testing.assert_array_equal(anonymous, stranger)
+
+
+def test_a_rerank_depth_of_zero_gives_the_order_of_retrieval(pipeline):
+    window = pipeline.search(task(rerank_depth=0), endless())
+    assert as_retrieved(window)
+    assert window.degraded == ()
+
+
+def test_a_rerank_depth_beyond_the_candidates_reranks_all(pipeline):
+    window = pipeline.search(task(retrieval_depth=5, rerank_depth=200), endless())
+    assert len(window.ranking) == 5
+    assert not np.isnan(window.ranking.rerank).any()
+
+
+def test_a_bundle_without_a_reranker_answers_in_the_order_of_retrieval(bundle):
+    bare = dataclasses.replace(bundle, reranker=None, manifest=bundle.manifest.model_copy(update={"reranker": None}))
+    window = Pipeline(bare, Histories()).search(task(), endless())
+    assert as_retrieved(window)
+    assert (window.reranker_version, window.degraded) == ("", ())
+
+
+def test_versions_are_those_of_the_bundle(pipeline, bundle):
+    window = pipeline.search(task(), endless())
+    assert window.index_version == bundle.manifest.version
+    assert window.retriever_version == bundle.manifest.retriever.fingerprint
+    assert window.reranker_version == bundle.manifest.reranker.fingerprint
+
+
+def test_items_out_of_stock_are_hidden_only_if_the_store_wants_it(bundle, tiny_items):
+    everything = ids(Pipeline(bundle, Histories()).search(task(retrieval_depth=60), endless()))
+    hiding = Pipeline(bundle, Histories(), hide_out_of_stock=True)
+    in_stock = ids(hiding.search(task(retrieval_depth=60), endless()))
+    sold_out = {tiny_items.item(row).item_id for row in range(60) if row % 7 == 0}
+    assert set(everything) & sold_out
+    assert set(in_stock) == set(everything) - sold_out
+
+
+def test_a_deadline_that_has_passed_costs_no_work(bundle):
+    broken = dataclasses.replace(bundle, retriever=Broken())
+    with pytest.raises(DeadlineExceeded):
+        Pipeline(broken, Histories()).search(task(), Run(deadline=time.monotonic() - 1))
+
+
+def test_no_time_to_rerank_gives_the_order_of_retrieval_and_says_so(pipeline):
+    window = pipeline.search(task(), LateRun(deadline=time.monotonic() - 1))
+    assert as_retrieved(window)
+    assert len(window.ranking) == 40
+    assert [d.reason for d in window.degraded] == [DegradationReason.DEADLINE]
+    assert "0 of 10 candidates" in window.degraded[0].message
+
+
+def test_a_reranker_that_raises_gives_the_order_of_retrieval_and_says_so(bundle):
+    broken = dataclasses.replace(bundle, reranker=Broken())
+    window = Pipeline(broken, Histories()).search(task(), endless())
+    assert as_retrieved(window)
+    assert [d.reason for d in window.degraded] == [DegradationReason.RERANKER_FAILED]
+
+
+def test_a_reranker_whose_engine_fails_gives_the_order_of_retrieval_and_says_so(pipeline, bundle, monkeypatch):
+    def fail(*_arguments: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(bundle.reranker.scorer, "score", fail)
+    window = pipeline.search(task(), endless())
+    assert as_retrieved(window)
+    assert [d.reason for d in window.degraded] == [DegradationReason.RERANKER_FAILED]
+
+
+def test_a_history_that_cannot_be_read_leaves_an_anonymous_answer_and_says_so(bundle, pipeline):
+    window = Pipeline(bundle, Broken()).search(task(shopper="user:ada"), endless())
+    anonymous = pipeline.search(task(), endless())
+    np.testing.assert_array_equal(window.ranking.rerank, anonymous.ranking.rerank)
+    assert [d.reason for d in window.degraded] == [DegradationReason.HISTORY_UNAVAILABLE]
+
+
+def test_pages_cut_the_ranking_without_overlap_or_gap(pipeline):
+    window = pipeline.search(task(), endless())
+    pages = [present(window, offset=offset, page_size=15) for offset in (0, 15, 30, 45)]
+    assert [len(page) for page in pages] == [15, 15, 10, 0]
+    hits = [hit for page in pages for hit in page]
+    assert [hit.rank for hit in hits] == list(range(1, 41))
+    assert [window.items.row_of(hit.item.item_id) for hit in hits] == window.ranking.rows.tolist()
+
+
+def test_scores_that_a_stage_did_not_give_are_absent(pipeline):
+    hits = present(pipeline.search(task(), endless()), offset=0, page_size=40)
+    assert all(hit.rerank_score is not None for hit in hits[:10])
+    assert all(hit.rerank_score is None for hit in hits[10:])
+    assert any(hit.lexical_score is None for hit in hits)
+    assert any(hit.lexical_score is not None for hit in hits)
+
+
+def test_two_runs_of_one_search_agree(pipeline):
+    first, second = (pipeline.search(task(shopper="user:ada"), endless()) for _ in range(2))
+    np.testing.assert_array_equal(first.ranking.rows, second.ranking.rows)
+    np.testing.assert_array_equal(first.ranking.scores, second.ranking.scores)
