@@ -8,7 +8,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypedDict, Unpack
 
 import grpc
 
@@ -26,6 +26,21 @@ from corpus.items import Item
 from server.messages import EVENT_NUMBERS, item_of, timestamp_message
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.status import violations_of
+
+
+class SearchOptions(TypedDict, total=False):
+    """What may be said about a search besides its query."""
+
+    user_id: str | None  # the shopper whose recorded events are the history
+    visitor_id: str | None  # the browser or device, whose events are the history if there is no user
+    events: Sequence[HistoryEvent] | None  # the history itself, instead of ids; newest first where times are equal
+    page_size: int | None  # results wanted; the server's default is 10
+    page_token: str | None  # of the page before; everything else but page_size as it was then
+    offset: int | None  # results to skip
+    retrieval_depth: int | None  # candidates to find
+    rerank_depth: int | None  # candidates to rerank; 0 for the order of retrieval
+    item_fields: Sequence[str]  # fields of Item to fetch besides its id; empty for all
+    timeout_s: float | None  # deadline of this call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,55 +110,34 @@ class TandemClient:
         """Hang up."""
         self._channel.close()
 
-    def search(
-        self,
-        query: str,
-        *,
-        user_id: str | None = None,
-        visitor_id: str | None = None,
-        events: Sequence[HistoryEvent] | None = None,
-        page_size: int | None = None,
-        page_token: str | None = None,
-        offset: int | None = None,
-        retrieval_depth: int | None = None,
-        rerank_depth: int | None = None,
-        item_fields: Sequence[str] = (),
-        timeout_s: float | None = None,
-    ) -> SearchResponse:
+    def search(self, query: str, **options: Unpack[SearchOptions]) -> SearchResponse:
         """Search.
 
         Args:
             query: What the shopper typed.
-            user_id: The shopper whose recorded events are the history.
-            visitor_id: The browser or device, whose events are the history if there is no user.
-            events: The history itself, instead of the ids; newest first where times are equal.
-            page_size: Results wanted; the server's default is 10.
-            page_token: Of the page before; everything else but ``page_size`` as it was then.
-            offset: Results to skip.
-            retrieval_depth: Candidates to find.
-            rerank_depth: Candidates to rerank; 0 for the order of retrieval.
-            item_fields: Fields of ``Item`` to fetch besides its id; empty for all.
-            timeout_s: Deadline of this call.
+            **options: See ``SearchOptions``; all may be left out.
         Raises:
             TandemError: Of the type that the server raised.
         """
         request = search_pb2.SearchRequest(
             query=query,
-            user_id=user_id,
-            visitor_id=visitor_id,
-            page_size=page_size,
-            page_token=page_token,
-            offset=offset,
+            user_id=options.get("user_id"),
+            visitor_id=options.get("visitor_id"),
+            page_size=options.get("page_size"),
+            page_token=options.get("page_token"),
+            offset=options.get("offset"),
         )
+        events = options.get("events")
         if events is not None:
-            request.user_context.events.extend(_history_message(event) for event in events)
             request.user_context.SetInParent()  # present even if empty: a shopper known to have no history
+            request.user_context.events.extend(_history_message(event) for event in events)
+        retrieval_depth, rerank_depth = options.get("retrieval_depth"), options.get("rerank_depth")
         if retrieval_depth is not None:
             request.params.retrieval_depth = retrieval_depth
         if rerank_depth is not None:
             request.params.rerank_depth = rerank_depth
-        request.read_mask.paths.extend(item_fields)
-        return _response(self._call(self._stub.Search, request, timeout_s))
+        request.read_mask.paths.extend(options.get("item_fields", ()))
+        return _response(self._call(self._stub.Search, request, options.get("timeout_s")))
 
     def record_events(
         self, events: Sequence[Event], *, visitor_id: str | None = None, timeout_s: float | None = None

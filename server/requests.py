@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from corpus.errors import InputError, NotImplementedField
 from corpus.events import EventType, HistoryEvent
@@ -57,6 +57,12 @@ class SearchCall:
     digest: bytes  # of everything but the paging fields: equal for all pages of one search
 
 
+class _Limits(NamedTuple):
+    low: int
+    high: int
+    default: int
+
+
 class _Faults:
     """Gathers the faults of one request."""
 
@@ -93,20 +99,17 @@ def read_search(request: search_pb2.SearchRequest, config: ServerConfig, *, now:
         if request.HasField("user_id") or request.HasField("visitor_id"):
             faults.add("user_context", "expected either user_context or ids of the shopper, got both; leave one out")
         events = _context(request.user_context.events, faults, now=now)
-    params = request.params
+    retrieval_depth = _Limits(1, config.max_retrieval_depth, config.retrieval_depth)
+    rerank_depth = _Limits(0, config.max_rerank_depth, config.rerank_depth)
     task = SearchTask(
         query=query,
         shopper=shopper,
         events=events,
-        retrieval_depth=_within(
-            params, "retrieval_depth", 1, config.max_retrieval_depth, config.retrieval_depth, faults, prefix="params."
-        ),
-        rerank_depth=_within(
-            params, "rerank_depth", 0, config.max_rerank_depth, config.rerank_depth, faults, prefix="params."
-        ),
+        retrieval_depth=_within(request.params, "retrieval_depth", retrieval_depth, faults, prefix="params."),
+        rerank_depth=_within(request.params, "rerank_depth", rerank_depth, faults, prefix="params."),
     )
-    page_size = _within(request, "page_size", 1, config.max_page_size, config.default_page_size, faults)
-    offset = _within(request, "offset", 0, MAX_OFFSET, 0, faults)
+    page_size = _within(request, "page_size", _Limits(1, config.max_page_size, config.default_page_size), faults)
+    offset = _within(request, "offset", _Limits(0, MAX_OFFSET, 0), faults)
     # an empty token is what the last page brings, and what a client sends that copies fields blindly
     page_token = request.page_token or None
     if page_token is not None and request.HasField("offset"):
@@ -194,21 +197,12 @@ def _identifier(message: Any, name: str, prefix: str, faults: _Faults) -> str | 
     return None
 
 
-def _within(
-    message: Any,  # noqa: ANN401 - several messages
-    name: str,
-    low: int,
-    high: int,
-    default: int,
-    faults: _Faults,
-    *,
-    prefix: str = "",
-) -> int:
+def _within(message: Any, name: str, limits: _Limits, faults: _Faults, *, prefix: str = "") -> int:  # noqa: ANN401
     if not message.HasField(name):
-        return default
+        return limits.default
     value: int = getattr(message, name)
-    if not low <= value <= high:
-        faults.add(prefix + name, f"expected {low} to {high}, got {value}")
+    if not limits.low <= value <= limits.high:
+        faults.add(prefix + name, f"expected {limits.low} to {limits.high}, got {value}")
     return value
 
 
@@ -230,9 +224,7 @@ def _digest(request: search_pb2.SearchRequest) -> bytes:
     return hashlib.sha256(kept.SerializeToString(deterministic=True)).digest()
 
 
-def _context(
-    events: "Iterable[search_pb2.HistoryEvent]", faults: _Faults, *, now: datetime
-) -> tuple[HistoryEvent, ...]:
+def _context(events: Iterable[search_pb2.HistoryEvent], faults: _Faults, *, now: datetime) -> tuple[HistoryEvent, ...]:
     """Validate the history that a search brings; newest first."""
     given = list(events)
     if len(given) > MAX_CONTEXT_EVENTS:

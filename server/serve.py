@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -31,6 +32,8 @@ SEARCH_SERVICE = search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_na
 ADMIN_SERVICE = search_pb2.DESCRIPTOR.services_by_name["IndexAdminService"].full_name
 MAX_REQUEST_BYTES = 1 << 20  # 100 events, or a search with 200, with every field at its limit
 N_DISK_THREADS = 4
+FLUSH_S = 0.5  # for answers on their way out, once no call is being answered
+DRAIN_POLL_S = 0.05
 
 
 async def serve(config: TandemConfig, workspace: Workspace) -> None:
@@ -158,7 +161,14 @@ class TandemServer:
     async def stop(self) -> None:
         """Say that no more calls are wanted, let those in flight finish, and close everything."""
         await self._health.set(SEARCH_SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
-        await self._server.stop(self._config.drain_timeout_s)
+        stopping = asyncio.create_task(self._server.stop(self._config.drain_timeout_s))
+        idle_since = time.monotonic()
+        while not stopping.done() and time.monotonic() - idle_since < FLUSH_S:
+            await asyncio.wait({stopping}, timeout=DRAIN_POLL_S)
+            if not self._service.is_idle:
+                idle_since = time.monotonic()
+        await self._server.stop(None)  # only streams are left, such as health watches, which never end by themselves
+        await stopping
         self._threads.model.shutdown(cancel_futures=True)
         self._threads.disk.shutdown()
         self._histories.close()

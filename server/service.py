@@ -100,6 +100,12 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
         self._answers = KeptAnswers(ttl_s=config.page_ttl_s, max_answers=config.max_ranked_windows)
         self._searches = Admission(config.max_waiting_searches)
         self._writes = Admission(config.max_waiting_searches)
+        self._n_calls = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no call is being answered."""
+        return self._n_calls == 0
 
     async def Search(
         self, request: search_pb2.SearchRequest | Malformed, context: Context
@@ -160,6 +166,7 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
         if budget_s is None:
             budget_s = self._config.default_timeout_ms / 1000
         run = Run(deadline=time.monotonic() + budget_s - self._config.reserve_ms / 1000)
+        self._n_calls += 1
         try:
             if isinstance(request, Malformed):
                 raise InputError("expected a message of tandem.search.v1 with its text in UTF-8, got other bytes")
@@ -170,6 +177,8 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
         except Exception as exc:
             logger.error("unexpected error", exc_info=exc)
             await context.abort(grpc.StatusCode.INTERNAL, INTERNAL)
+        finally:
+            self._n_calls -= 1
         await self._fail(failure, context)
 
     async def _fail(self, failure: TandemError, context: Context) -> NoReturn:

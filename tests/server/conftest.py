@@ -51,7 +51,9 @@ def store(tiny_items: ItemTable, tiny_encoder_folder: Path, tiny_bert_folder: Pa
     first_stage = train_retriever(prepared, retriever, workspace.retrievers / "v1", cache=workspace.embeddings)
     found = build_retriever(prepared.items, workspace.retrievers / "v1", retriever, workspace.embeddings)
     train_reranker(prepared, found, reranker, workspace.rerankers / "v1", retriever_fingerprint=first_stage.fingerprint)
-    build_bundle(workspace, retriever, reranker, BuildConfig(reranker_precision="fp32", n_calibration=8, n_recall_queries=8))
+    build_bundle(
+        workspace, retriever, reranker, BuildConfig(reranker_precision="fp32", n_calibration=8, n_recall_queries=8)
+    )
     publish(workspace.bundles)
     return workspace
 

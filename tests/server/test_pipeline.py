@@ -8,6 +8,7 @@ import pytest
 from corpus.errors import ArtefactError, DeadlineExceeded
 from corpus.events import EventType, HistoryEvent
 from indexer.bundle import Bundle
+from rerank.reranker import DEADLINE
 from server.pipeline import Pipeline, present
 from server.ranking import DegradationReason, RankedWindow, Run, SearchTask
 
@@ -144,6 +145,22 @@ def test_no_time_to_rerank_gives_the_order_of_retrieval_and_says_so(pipeline):
     assert len(window.ranking) == 40
     assert [d.reason for d in window.degraded] == [DegradationReason.DEADLINE]
     assert "0 of 10 candidates" in window.degraded[0].message
+
+
+def test_candidates_that_time_did_not_suffice_for_follow_and_are_counted(bundle):
+    class Hurried:
+        """A reranker that had time for the best four only."""
+
+        def rerank(self, query, history, candidates, *, deadline):
+            head = bundle.reranker.rerank(query, history, candidates)
+            scores = np.where(np.arange(10) < 4, head.rerank_scores, np.nan).astype(np.float32)
+            return dataclasses.replace(head, rerank_scores=scores, n_scored=4, degraded=DEADLINE)
+
+    window = Pipeline(dataclasses.replace(bundle, reranker=Hurried()), Histories()).search(task(), endless())
+    assert [d.reason for d in window.degraded] == [DegradationReason.DEADLINE]
+    assert "4 of 10 candidates" in window.degraded[0].message
+    assert np.isnan(window.ranking.rerank).sum() == len(window.ranking) - 4
+    assert (np.diff(window.ranking.scores) <= 0).all()
 
 
 def test_a_reranker_that_raises_gives_the_order_of_retrieval_and_says_so(bundle):

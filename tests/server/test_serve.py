@@ -74,12 +74,12 @@ def test_a_port_in_use_is_named(loop, store, taken_port):
 
 @pytest.mark.parametrize("address", ["", "50051", "127.0.0.1:", ":50051", "127.0.0.1:http", "127.0.0.1:70000"])
 def test_an_address_that_is_none_is_refused(loop, store, address):
-    with pytest.raises(ConfigError, match="expected server.address as host:port"):
+    with pytest.raises(ConfigError, match=r"expected server\.address as host:port"):
         start(loop, store, address=address)
 
 
 def test_a_host_that_is_not_ours_is_refused(loop, store):
-    with pytest.raises(ConfigError, match="cannot listen on 192.0.2.1:0"):
+    with pytest.raises(ConfigError, match=r"cannot listen on 192\.0\.2\.1:0"):
         start(loop, store, address="192.0.2.1:0")
 
 
