@@ -6,10 +6,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from retrieval.checkpoints import newest_checkpoint
+
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
-STATE_FILE = "trainer_state.json"  # the last file of a checkpoint that the Trainer writes
 
 
 def open_checkpoints(folder: Path, identity: dict[str, str], *, resume: bool) -> Path | None:
@@ -32,14 +33,7 @@ def open_checkpoints(folder: Path, identity: dict[str, str], *, resume: bool) ->
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     run_file.write_text(json.dumps(identity), encoding="utf-8")
-    whole: dict[int, Path] = {}
-    for checkpoint in folder.glob("checkpoint-*"):
-        state = _read(checkpoint / STATE_FILE)
-        if state is None:
-            shutil.rmtree(checkpoint)
-        else:
-            whole[int(state["global_step"])] = checkpoint
-    return whole[max(whole)] if whole else None
+    return newest_checkpoint(folder)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

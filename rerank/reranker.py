@@ -140,8 +140,9 @@ class Reranker:
 
     def _learn(self, pairs: Pairs, chunk: slice, seconds: float) -> None:
         n_tokens = sum(len(prefix) + len(passage) + 1 for prefix, passage in _slice(pairs, chunk.start, chunk.stop))
-        measured = seconds / n_tokens
-        known = self._seconds_per_token
+        measured, known = seconds / n_tokens, self._seconds_per_token
+        if measured <= 0:  # a clock too coarse to tell
+            return
         self._seconds_per_token = measured if known is None else 0.7 * known + 0.3 * measured
 
     def _ordered(self, candidates: Candidates, scores: FloatArray, n_scored: int, degraded: str | None) -> Reranked:

@@ -22,13 +22,11 @@ from rerank.cross_encoder import check_length, load_classifier
 from rerank.dataset import ListDataset
 from rerank.history import HISTORY_VERSION, item_names
 from rerank.inputs import TOKENIZER_FILE, PairTokenizer, PassageTokens
-from rerank.model_info import MODEL_FOLDER, RerankerModelInfo
+from rerank.model_info import MODEL_FILE, MODEL_FOLDER, RerankerModelInfo
 from rerank.trainer import (
     BEST_METRIC,
     WEIGHT_METRIC,
-    ProgressBar,
     RerankerTrainer,
-    TimedCheckpoint,
     training_arguments,
 )
 from rerank.validation import build_validation
@@ -36,6 +34,7 @@ from retrieval.base_models import resolve_base_model
 from retrieval.passages import PASSAGE_VERSION, passages
 from retrieval.quiet import quiet_libraries
 from retrieval.retriever import Retriever
+from retrieval.training_callbacks import CheckpointClock, TrainingProgress
 
 logger = logging.getLogger(__name__)
 
@@ -65,10 +64,12 @@ def train_reranker(
     Returns:
         What was written to ``model.json``.
     Raises:
-        ConfigError: If the base model cannot be used, or training diverged.
+        ConfigError: If the folder holds a finished version, the base model cannot be used, or training diverged.
         InputError: If the training split holds nothing to learn an order from.
         DeviceUnavailable: If the configured precision needs a device that is missing.
     """
+    if (out / MODEL_FILE).exists():
+        raise ConfigError(f"expected a folder for a new version, {out} holds a finished one; train into another")
     identity = {
         "config": config.model_dump_json(),
         "data": prepared.fingerprint,
@@ -116,7 +117,7 @@ def training_lists(prepared: Prepared, retriever: Retriever, config: RerankerCon
     lists = collect_lists(prepared.examples("train", limit=train.max_examples, seed=train.seed))
     if train.max_steps is not None:
         # evenly from all of them: lists with a history come before those without
-        step = max(1, -(-sum(map(n_draws, lists)) // (train.max_steps * train.lists_per_batch)))
+        step = max(1, sum(map(n_draws, lists)) // (train.max_steps * train.lists_per_batch))
         lists = lists[::step]
     lists = add_candidates(lists, retriever, depth=train.negatives_depth)
     if not lists:
@@ -153,10 +154,9 @@ def _trainer(
     )
     trainer = RerankerTrainer(classifier, arguments, dataset, validation, tokenizer)
     trainer.remove_callback(PrinterCallback)  # prints to the standard output
-    trainer.add_callback(ProgressBar())
+    trainer.add_callback(TrainingProgress("training the reranker"))
+    trainer.add_callback(CheckpointClock(config.train.checkpoint_minutes))
     trainer.add_callback(TensorBoardCallback(SummaryWriter(log_dir=str(out / LOG_FOLDER))))
-    steps_per_epoch = -(-len(dataset) // config.train.lists_per_batch)
-    trainer.add_callback(TimedCheckpoint(config.train.checkpoint_minutes, steps_per_epoch))
     if validated:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=config.train.patience))
     return trainer

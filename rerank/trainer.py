@@ -1,15 +1,14 @@
 """The transformers Trainer, told about lists: how they are ordered, what the loss is, how a model is validated."""
 
+import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
-from corpus.errors import DeviceUnavailable
-from corpus.progress import track
+from corpus.errors import ArtefactError, DeviceUnavailable
 from rerank.config import RerankerTrainConfig
 from rerank.cross_encoder import CrossEncoder, pair_logits
 from rerank.dataset import GroupedByLength, ListCollator, ListDataset
@@ -70,53 +69,18 @@ class RerankerTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _load_best_model(self) -> None:
+        # the library would log a failure and go on with the last model; and the folder may have moved since
+        best = Path(self.args.output_dir) / Path(self.state.best_model_checkpoint or "none").name
+        if not best.is_dir():
+            raise ArtefactError(f"expected the best checkpoint at {best}, found none; train with --fresh")
+        self.state.best_model_checkpoint = str(best)
+        super()._load_best_model()
+
     def _get_train_sampler(self, train_dataset: Any = None) -> GroupedByLength:  # noqa: ANN401
         return GroupedByLength(
             self.train_dataset, batch_size=self.args.per_device_train_batch_size, seed=self.args.seed
         )
-
-
-class ProgressBar(TrainerCallback):  # type: ignore[misc]
-    """Shows steps, rate and time left."""
-
-    def __init__(self) -> None:
-        self._steps: Iterator[int] | None = None
-        self._shown = 0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Open the bar; a resumed run shows what is left."""
-        left = state.max_steps - state.global_step
-        self._steps = track(range(left + 1), description="training the reranker", total=left)
-        next(self._steps)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Advance the bar."""
-        if self._steps is not None:
-            next(self._steps, None)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Close the bar, also where training stopped early."""
-        self._steps = None  # closing the generator closes the bar
-
-
-class TimedCheckpoint(TrainerCallback):  # type: ignore[misc]
-    """Asks for a checkpoint between two epochs when the last one is older than some minutes."""
-
-    def __init__(self, minutes: float, steps_per_epoch: int) -> None:
-        self._seconds = 60 * minutes
-        self._steps_per_epoch = steps_per_epoch
-        self._last = time.monotonic()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Ask for a checkpoint, except at the end of an epoch, which is validated and saved anyway."""
-        due = time.monotonic() - self._last >= self._seconds
-        if due and state.global_step % self._steps_per_epoch != 0 and state.global_step < state.max_steps:
-            control.should_save = True
-        return control
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Begin to wait anew."""
-        self._last = time.monotonic()
 
 
 def training_arguments(
@@ -138,10 +102,10 @@ def training_arguments(
         raise DeviceUnavailable(
             "expected a CUDA device with bfloat16 for [reranker.train] precision = 'bf16', found none; use 'auto'"
         )
-    steps = config.epochs * -(-n_lists // config.lists_per_batch)
+    per_epoch = math.ceil(n_lists / config.lists_per_batch)
+    steps = per_epoch * config.epochs
     return TrainingArguments(
         output_dir=str(folder),
-        num_train_epochs=config.epochs,
         max_steps=min(steps, config.max_steps or steps),
         per_device_train_batch_size=config.lists_per_batch,
         learning_rate=config.learning_rate,
@@ -153,9 +117,12 @@ def training_arguments(
         bf16=bf16,
         use_cpu=not cuda,
         dataloader_pin_memory=cuda,
-        eval_strategy="epoch" if validated else "no",
-        save_strategy="epoch",
-        save_total_limit=2,
+        # by steps, not by epochs: then a validation and its checkpoint cannot be torn apart by a kill
+        eval_strategy="steps" if validated else "no",
+        eval_steps=per_epoch,
+        save_strategy="steps",
+        save_steps=per_epoch,
+        save_total_limit=2,  # the best and the newest
         load_best_model_at_end=validated,
         metric_for_best_model=BEST_METRIC if validated else None,
         greater_is_better=True if validated else None,

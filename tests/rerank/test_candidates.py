@@ -1,0 +1,100 @@
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from corpus.events import EventType, HistoryEvent
+from corpus.prepared import Example, Label
+from rerank.candidates import TrainingList, add_candidates, collect_lists, draw, n_draws
+
+PAST = (HistoryEvent(timestamp=datetime(2026, 1, 1, tzinfo=UTC), type=EventType.CLICK, item_id="i-00"),)
+
+
+def example(query: str, weights: dict[int, float], *, history: bool = False) -> Example:
+    labels = tuple(Label(row=row, weight=weight, grade=3 * weight) for row, weight in weights.items())
+    return Example(
+        query_id=query, query=query, user_id=None, timestamp=None, labels=labels, history=PAST if history else ()
+    )
+
+
+def with_candidates(lists: list[TrainingList], rows: list[int]) -> list[TrainingList]:
+    for entry in lists:
+        entry.pool.candidates = np.array(rows, dtype=np.int64)
+    return lists
+
+
+def draws(entry: TrainingList, *, anonymous: bool = False, list_size: int = 4) -> list[dict[int, float]]:
+    found = []
+    for seed in range(200):
+        drawn = draw(entry, list_size=list_size, anonymous=anonymous, generator=np.random.default_rng(seed))
+        assert len(set(drawn.rows.tolist())) == len(drawn.rows)
+        assert drawn.targets.sum() == pytest.approx(1.0)
+        found.append(dict(zip(drawn.rows.tolist(), drawn.targets.tolist(), strict=True)))
+    return found
+
+
+def test_anonymous_searches_of_equal_words_merge_with_summed_weights():
+    lists = collect_lists([example("pan", {1: 1.0}), example("pan", {1: 0.2, 2: 0.2}), example("mug", {3: 1.0})])
+    assert [(entry.pool.query, entry.n_searches) for entry in lists] == [("pan", 2), ("mug", 1)]
+    assert lists[0].pool.chosen == pytest.approx({1: 1.2, 2: 0.2})
+
+
+def test_searches_with_a_history_stay_apart_but_count_for_the_pool():
+    lists = collect_lists([example("pan", {1: 1.0}, history=True), example("pan", {2: 1.0})])
+    assert [entry.history for entry in lists] == [PAST, ()]
+    assert lists[0].own is not None
+    assert lists[0].own.rows.tolist() == [1]
+    assert lists[0].pool is lists[1].pool
+    assert lists[0].pool.chosen == {1: 1.0, 2: 1.0}
+
+
+def test_a_search_without_choice_only_tells_what_is_irrelevant():
+    lists = collect_lists([example("pan", {5: 0.0, 1: 0.0}), example("pan", {1: 1.0})])
+    assert len(lists) == 1
+    assert lists[0].pool.irrelevant == {5}  # 1 was chosen by somebody
+
+
+def test_a_drawn_list_never_holds_a_known_positive_as_negative_without_history():
+    (entry,) = with_candidates(collect_lists([example("pan", {1: 3.0, 2: 1.0})]), [1, 2, 3, 4, 5, 6])
+    for drawn in draws(entry):
+        assert drawn[1] == pytest.approx(0.75)
+        assert drawn[2] == pytest.approx(0.25)
+        assert all(share == 0 for row, share in drawn.items() if row > 2)
+    assert set().union(*draws(entry)) == {1, 2, 3, 4, 5, 6}  # every candidate gets its turn
+
+
+def test_what_other_shoppers_chose_is_an_alternative_for_a_shopper_with_a_history():
+    lists = collect_lists([example("pan", {1: 1.0}, history=True), example("pan", {2: 1.0}, history=True)])
+    entry = with_candidates(lists, [1, 2])[0]
+    assert draws(entry)[0] == {1: 1.0, 2: 0.0}
+    assert draws(entry, anonymous=True)[0] == {1: 0.5, 2: 0.5}  # with the history dropped both answers count
+
+
+def test_judged_irrelevant_items_are_negatives_although_retrieval_missed_them():
+    lists = with_candidates(collect_lists([example("pan", {1: 1.0, 9: 0.0})]), [3])
+    assert set(draws(lists[0])[0]) == {1, 3, 9}
+
+
+def test_chosen_items_take_half_of_a_list_and_the_heavier_ones_come_oftener():
+    weights = {row: 1.0 for row in range(10)} | {10: 20.0}
+    (entry,) = with_candidates(collect_lists([example("pan", weights)]), list(range(30)))
+    found = draws(entry)
+    assert all(sum(share > 0 for share in drawn.values()) == 2 for drawn in found)
+    assert sum(10 in drawn for drawn in found) > sum(0 in drawn for drawn in found) * 2
+
+
+def test_chosen_items_fill_a_list_that_has_no_negatives():
+    (entry,) = with_candidates(collect_lists([example("pan", {row: 1.0 for row in range(10)})]), [0, 1])
+    assert all(len(drawn) == 4 for drawn in draws(entry))
+
+
+def test_frequent_queries_are_drawn_oftener_but_not_in_proportion():
+    lists = collect_lists([example("pan", {1: 1.0})] * 100 + [example("mug", {1: 1.0})])
+    assert [n_draws(entry) for entry in lists] == [7, 1]
+
+
+def test_lists_with_nothing_to_compare_are_left_out(word_retriever, tiny_items):
+    sure, open_question = (example(tiny_items.titles([row])[0], {choice: 1.0}) for row, choice in [(0, 0), (1, 7)])
+    kept = add_candidates(collect_lists([sure, open_question]), word_retriever, depth=1)
+    assert [entry.pool.query for entry in kept] == [open_question.query]
+    assert kept[0].pool.candidates.tolist() == [1]

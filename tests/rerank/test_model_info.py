@@ -1,0 +1,48 @@
+from pathlib import Path
+
+import pytest
+
+from corpus.errors import ArtefactError
+from rerank.config import RerankerConfig
+from rerank.model_info import MODEL_FILE, RerankerModelInfo
+
+
+@pytest.fixture
+def info() -> RerankerModelInfo:
+    return RerankerModelInfo(
+        fingerprint="f",
+        retriever_fingerprint="r",
+        data_fingerprint="d",
+        base_model="default",
+        config=RerankerConfig(preset="reference"),
+        score_weights={"rerank": 1.0, "retrieval": 0.25},
+        metrics={"mrr_at_10": 0.5},
+        n_parameters=3,
+        seed=13,
+        packages={"torch": "2"},
+    )
+
+
+def test_an_info_reads_back_as_written_and_leaves_nothing_else(info: RerankerModelInfo, tmp_path: Path):
+    info.save(tmp_path)
+    assert RerankerModelInfo.load(tmp_path) == info
+    assert [path.name for path in tmp_path.iterdir()] == [MODEL_FILE]
+
+
+def test_a_missing_info_names_the_command_to_run(tmp_path: Path):
+    with pytest.raises(ArtefactError, match="tandem train reranker"):
+        RerankerModelInfo.load(tmp_path)
+
+
+def test_a_truncated_info_is_refused(info: RerankerModelInfo, tmp_path: Path):
+    info.save(tmp_path)
+    path = tmp_path / MODEL_FILE
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ArtefactError):
+        RerankerModelInfo.load(tmp_path)
+
+
+def test_another_format_version_is_refused(info: RerankerModelInfo, tmp_path: Path):
+    info.model_copy(update={"format_version": 2}).save(tmp_path)
+    with pytest.raises(ArtefactError, match="got 2"):
+        RerankerModelInfo.load(tmp_path)

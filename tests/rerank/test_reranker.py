@@ -1,0 +1,207 @@
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from corpus.errors import ArtefactError
+from corpus.events import EventType, HistoryEvent
+from corpus.items import ItemTable
+from corpus.prepared import Prepared
+from rerank.config import RerankerConfig
+from rerank.inputs import PairTokenizer, PassageTokens
+from rerank.model_info import RerankerModelInfo
+from rerank.reranker import DEADLINE, FAILED, FIRST_CHUNK, Reranked, Reranker, join_reranker
+from rerank.scorer import PairScorer, open_torch_scorer
+from retrieval.candidates import Candidates
+from retrieval.passages import passages
+
+CONFIG = RerankerConfig(max_query_tokens=8, max_history_tokens=24, max_item_tokens=16)
+N_ITEMS = 60
+SECONDS_PER_PAIR = 0.001
+
+
+class Engine:
+    """Scores each pair by its item, and takes the clock's time for it."""
+
+    def __init__(self, score_of: Callable[[int], float]) -> None:
+        self.score_of = score_of
+        self.now = 100.0
+        self.n_run = 0
+
+    def run(self, input_ids: np.ndarray, attention_mask: np.ndarray, token_type_ids: np.ndarray) -> np.ndarray:
+        self.now += SECONDS_PER_PAIR * len(input_ids)
+        self.n_run += len(input_ids)
+        items = [int(line[types == 1][0]) for line, types in zip(input_ids, token_type_ids, strict=True)]
+        return np.array([[self.score_of(item)] for item in items], dtype=np.float32)
+
+
+def candidates(n: int) -> Candidates:
+    scores = np.linspace(1.0, 0.1, n, dtype=np.float32)
+    return Candidates(
+        rows=np.arange(n, dtype=np.int64), scores=scores, dense=scores, lexical=np.full(n, np.nan, dtype=np.float32)
+    )
+
+
+@pytest.fixture
+def build(pair_tokenizer: PairTokenizer):
+    def build(score_of: Callable[[int], float], *, weight: float = 0.0) -> tuple[Reranker, Engine]:
+        engine = Engine(score_of)
+        tokens = PassageTokens(np.arange(N_ITEMS, dtype=np.int32), np.arange(N_ITEMS + 1, dtype=np.int64))
+        scorer = PairScorer(engine, pair_tokenizer)
+        weights = {"rerank": 1.0, "retrieval": weight}
+        reranker = Reranker(scorer, pair_tokenizer, tokens, lambda _: None, CONFIG, weights)
+        reranker.clock = lambda: engine.now
+        return reranker, engine
+
+    return build
+
+
+def check(answer: Reranked, n: int) -> None:
+    assert sorted(answer.order.tolist()) == list(range(n))
+    assert (np.diff(answer.scores) <= 0).all()
+    assert np.isfinite(answer.rerank_scores).sum() == answer.n_scored
+
+
+def test_candidates_are_ordered_by_the_cross_encoder(build):
+    reranker, _ = build(lambda item: float(item * 7 % 10))
+    answer = reranker.rerank("red shoe", (), candidates(10))
+    check(answer, 10)
+    assert answer.order.tolist() == sorted(range(10), key=lambda item: -(item * 7 % 10))
+    assert answer.rerank_scores.tolist() == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
+    assert answer.degraded is None
+
+
+def test_the_retrieval_score_joins_with_its_weight(build):
+    reranker, _ = build(lambda item: 0.5 * item, weight=10.0)
+    answer = reranker.rerank("red shoe", (), candidates(10))
+    check(answer, 10)
+    assert answer.order.tolist() == list(range(10))
+    assert answer.scores[0] == pytest.approx(0.0 + 10.0 * 1.0)
+    assert answer.scores[9] == pytest.approx(4.5 + 10.0 * 0.1)
+
+
+def test_equal_scores_keep_the_order_of_retrieval(build):
+    reranker, _ = build(lambda item: 1.0)
+    assert reranker.rerank("red shoe", (), candidates(40)).order.tolist() == list(range(40))
+
+
+def test_no_candidates_give_an_empty_answer(build):
+    reranker, _ = build(float)
+    for deadline in (None, 200.0, 0.0):
+        answer = reranker.rerank("red shoe", (), candidates(0), deadline=deadline)
+        check(answer, 0)
+        assert answer.degraded is None
+
+
+def test_a_generous_deadline_changes_nothing(build):
+    reranker, _ = build(float, weight=0.3)
+    answer = reranker.rerank("red shoe", (), candidates(N_ITEMS), deadline=200.0)
+    want = build(float, weight=0.3)[0].rerank("red shoe", (), candidates(N_ITEMS))
+    check(answer, N_ITEMS)
+    assert answer.degraded is None
+    np.testing.assert_array_equal(answer.order, want.order)
+    np.testing.assert_array_equal(answer.scores, want.scores)
+
+
+def test_a_tight_deadline_scores_the_best_and_leaves_the_rest_in_order_behind(build):
+    reranker, engine = build(float)
+    deadline = engine.now + 30 * SECONDS_PER_PAIR
+    answer = reranker.rerank("red shoe", (), candidates(N_ITEMS), deadline=deadline)
+    check(answer, N_ITEMS)
+    assert answer.degraded == DEADLINE
+    assert FIRST_CHUNK < answer.n_scored < N_ITEMS
+    n = answer.n_scored
+    assert answer.order.tolist() == [*reversed(range(n)), *range(n, N_ITEMS)]
+    assert engine.now <= deadline
+
+
+def test_a_known_speed_makes_even_the_first_chunk_fit(build):
+    reranker, engine = build(float)
+    reranker.rerank("red shoe", (), candidates(16), deadline=engine.now + 1.0)  # learns the speed
+    deadline = engine.now + 8 * SECONDS_PER_PAIR
+    answer = reranker.rerank("red shoe", (), candidates(N_ITEMS), deadline=deadline)
+    check(answer, N_ITEMS)
+    assert 4 <= answer.n_scored <= 8
+    assert engine.now <= deadline
+
+
+@pytest.mark.parametrize("left", [-1.0, 0.0, 2 * SECONDS_PER_PAIR])
+def test_without_time_nothing_is_scored_and_retrieval_answers(build, left: float):
+    reranker, engine = build(float)
+    reranker.rerank("red shoe", (), candidates(16), deadline=engine.now + 1.0)
+    before = engine.n_run
+    found = candidates(20)
+    answer = reranker.rerank("red shoe", (), found, deadline=engine.now + left)
+    check(answer, 20)
+    assert engine.n_run == before
+    assert answer.degraded == DEADLINE
+    assert answer.n_scored == 0
+    np.testing.assert_array_equal(answer.order, np.arange(20))
+    np.testing.assert_array_equal(answer.scores, found.scores)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), RuntimeError("engine gone")])
+@pytest.mark.parametrize("deadline", [None, 200.0])
+def test_a_broken_model_leaves_the_order_of_retrieval(build, caplog, broken: object, deadline: float | None):
+    def score_of(item: int) -> float:
+        if item != 33:
+            return float(item)
+        if isinstance(broken, Exception):
+            raise broken
+        return float(str(broken))
+
+    reranker, _ = build(score_of)
+    with caplog.at_level(logging.ERROR):
+        answer = reranker.rerank("secret words", (), candidates(N_ITEMS), deadline=deadline)
+    check(answer, N_ITEMS)
+    assert answer.degraded == FAILED
+    assert answer.n_scored == 0
+    np.testing.assert_array_equal(answer.order, np.arange(N_ITEMS))
+    assert caplog.records
+    assert "secret" not in caplog.text
+
+
+def test_passages_of_another_catalogue_are_refused(build, tiny_items: ItemTable):
+    reranker, _ = build(float)
+    tokens = PassageTokens(np.arange(3, dtype=np.int32), np.arange(4, dtype=np.int64))
+    with pytest.raises(ArtefactError, match="60 items, got 3"):
+        join_reranker(reranker.scorer, tokens, tiny_items, CONFIG, reranker.score_weights)
+
+
+@pytest.fixture(scope="module")
+def tuned(trained: Path, trained_info: RerankerModelInfo, tiny_items: ItemTable) -> Reranker:
+    scorer = open_torch_scorer(trained, device="cpu")
+    config = trained_info.config
+    tokens = PassageTokens.build(scorer.tokenizer, passages(tiny_items, config.item_fields), config.max_item_tokens)
+    return join_reranker(scorer, tokens, tiny_items, config, trained_info.score_weights)
+
+
+def test_history_moves_the_shoppers_brand_up(
+    tuned: Reranker, tasteful: Prepared, tiny_items: ItemTable, word_retriever
+):
+    brand_of = tiny_items.column("brand")
+    first_with: list[bool] = []
+    first_without: list[bool] = []
+    for example in tasteful.examples("valid"):
+        if not example.history:
+            continue
+        found = word_retriever.retrieve(example.query, 20)
+        brand = brand_of[example.labels[0].row]
+        for history, firsts in ((example.history, first_with), ((), first_without)):
+            answer = tuned.rerank(example.query, history, found)
+            firsts.append(brand_of[found.rows[answer.order[0]]] == brand)
+    assert np.mean(first_without) < 0.4  # five brands: what a guess gets
+    assert np.mean(first_with) > 0.6
+
+
+def test_an_answer_is_the_same_in_chunks_and_at_once(tuned: Reranker, word_retriever):
+    past = HistoryEvent(timestamp=datetime(2026, 1, 1, tzinfo=UTC), type=EventType.PURCHASE, item_id="i-07")
+    found = word_retriever.retrieve("running shoe", N_ITEMS)
+    at_once = tuned.rerank("running shoe", [past], found)
+    tuned.clock = lambda: 0.0  # no time passes
+    chunked = tuned.rerank("running shoe", [past], found, deadline=1.0)
+    assert chunked.degraded is None
+    np.testing.assert_allclose(chunked.scores, at_once.scores, atol=1e-5)

@@ -1,0 +1,175 @@
+"""Training end to end on a tiny store whose shoppers' taste only their histories tell."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from safetensors.numpy import load_file
+
+from corpus.errors import ConfigError, DeviceUnavailable, InputError
+from corpus.prepared import EXAMPLE_SCHEMA, Prepared
+from rerank.config import RerankerConfig
+from rerank.cross_encoder import load_classifier
+from rerank.model_info import MODEL_FILE, RerankerModelInfo
+from rerank.train import train_reranker
+
+ROOT = Path(__file__).parents[2]
+
+
+def changed(config: RerankerConfig, **train: object) -> RerankerConfig:
+    return config.model_copy(update={"train": config.train.model_copy(update=train)})
+
+
+def run(prepared: Prepared, retriever: object, config: RerankerConfig, out: Path, **options: bool) -> RerankerModelInfo:
+    return train_reranker(prepared, retriever, config, out, retriever_fingerprint="retriever", **options)  # type: ignore[arg-type]
+
+
+def test_training_beats_the_order_of_retrieval(trained_info: RerankerModelInfo):
+    metrics = trained_info.metrics
+    assert metrics["mrr_at_10_retrieval"] < 0.5
+    assert metrics["mrr_at_10_rerank_only"] > 0.75
+    assert metrics["mrr_at_10"] >= max(metrics["mrr_at_10_rerank_only"], metrics["mrr_at_10_retrieval"])
+
+
+def test_a_version_holds_the_model_its_logs_and_its_description_only(trained: Path, trained_info: RerankerModelInfo):
+    assert {path.name for path in trained.iterdir()} == {"model", "logs", MODEL_FILE}
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= {
+        path.name for path in (trained / "model").iterdir()
+    }
+    assert not list(trained.rglob("*.bin")) + list(trained.rglob("*.pt")) + list(trained.rglob("*.pkl"))
+    assert trained_info.retriever_fingerprint == "retriever"
+    assert trained_info.packages["torch"]
+    assert trained_info.config.train.epochs == 12
+
+
+def test_tensorboard_shows_loss_and_validation(trained: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(trained / "logs"))
+    events.Reload()
+    losses = [scalar.value for scalar in events.Scalars("train/loss")]
+    assert np.mean(losses[-20:]) < 0.5 * np.mean(losses[:20])
+    assert len(events.Scalars("eval/mrr_at_10")) == 12
+
+
+def test_a_finished_version_is_not_trained_over(trained: Path, tasteful: Prepared, word_retriever, tiny_config):
+    with pytest.raises(ConfigError, match="finished"):
+        run(tasteful, word_retriever, tiny_config, trained)
+
+
+def test_a_killed_training_goes_on_and_ends_where_an_undisturbed_one_does(
+    tasteful: Prepared, tiny_config: RerankerConfig, word_retriever, tmp_path: Path
+):
+    config = changed(tiny_config, max_steps=25, checkpoint_minutes=0.0)
+    (tmp_path / "config.json").write_text(config.model_dump_json(), encoding="utf-8")
+    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    script = f"""
+import importlib.util
+from pathlib import Path
+from corpus.prepared import Prepared
+from rerank.config import RerankerConfig
+from rerank.train import train_reranker
+spec = importlib.util.spec_from_file_location("fixtures", {str(Path(__file__).with_name("conftest.py"))!r})
+fixtures = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(fixtures)
+prepared = Prepared(Path({str(tasteful.folder)!r}))
+config = RerankerConfig.model_validate_json(Path({str(tmp_path / "config.json")!r}).read_text())
+retriever = fixtures.WordRetriever(prepared.items)
+train_reranker(prepared, retriever, config, Path({str(killed)!r}), retriever_fingerprint="retriever")
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.DEVNULL)
+    run(tasteful, word_retriever, changed(config, checkpoint_minutes=10.0), undisturbed)  # meanwhile
+    while process.poll() is None and not list((killed / "checkpoints").glob("checkpoint-1?/trainer_state.json")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+    assert not (killed / MODEL_FILE).exists()
+    states = [json.loads(p.read_text()) for p in (killed / "checkpoints").glob("*/trainer_state.json")]
+    assert max(state["global_step"] for state in states) >= 10
+
+    info = run(tasteful, word_retriever, config, killed)
+    assert info.metrics["n_steps"] == 25
+    got, want = (load_file(folder / "model" / "model.safetensors") for folder in (killed, undisturbed))
+    assert got.keys() == want.keys()
+    for name in want:
+        np.testing.assert_allclose(got[name], want[name], atol=1e-5, err_msg=name)
+    assert not (killed / "checkpoints").exists()
+    assert _logged_steps(killed, "train/loss") == list(range(1, 26))
+
+
+def _logged_steps(folder: Path, tag: str) -> list[int]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    steps: set[int] = set()
+    for path in (folder / "logs").iterdir():
+        events = EventAccumulator(str(path))
+        events.Reload()
+        steps.update(scalar.step for scalar in events.Scalars(tag))
+    return sorted(steps)
+
+
+def test_only_the_first_layers_are_kept_where_asked(tiny_bert_folder: Path):
+    assert load_classifier(str(tiny_bert_folder), n_layers=1).config.num_hidden_layers == 1
+    with pytest.raises(ConfigError, match="at most 2"):
+        load_classifier(str(tiny_bert_folder), n_layers=3)
+
+
+def test_steps_are_capped_and_the_end_is_validated(tasteful, word_retriever, tiny_config, tmp_path: Path):
+    info = run(tasteful, word_retriever, changed(tiny_config, max_steps=3), tmp_path / "v1")
+    assert info.metrics["n_steps"] == 3
+    assert info.metrics["mrr_at_10"] > 0
+
+
+def test_early_stopping_keeps_the_best_validation(tasteful, word_retriever, tiny_config, tmp_path: Path):
+    # too small a step to change any order: the first validation stays the best
+    config = changed(tiny_config, learning_rate=1e-12, epochs=5, patience=1, max_examples=60)
+    info = run(tasteful, word_retriever, config, tmp_path / "v1")
+    assert info.metrics["epoch"] == 1
+    assert len(_logged_steps(tmp_path / "v1", "eval/mrr_at_10")) == 2
+
+
+def test_too_long_token_budgets_are_refused_before_training(tasteful, word_retriever, tiny_config, tmp_path: Path):
+    config = tiny_config.model_copy(update={"max_history_tokens": 200})
+    with pytest.raises(ConfigError, match="at most 128"):
+        run(tasteful, word_retriever, config, tmp_path / "v1")
+
+
+def test_bfloat16_is_refused_where_no_device_has_it(tasteful, word_retriever, tiny_config, tmp_path: Path):
+    with pytest.raises(DeviceUnavailable, match="auto"):
+        run(tasteful, word_retriever, changed(tiny_config, precision="bf16"), tmp_path / "v1")
+
+
+def test_a_missing_base_model_is_a_configuration_error(tasteful, word_retriever, tiny_config, tmp_path: Path):
+    config = tiny_config.model_copy(update={"base_model": str(tmp_path / "nowhere")})
+    with pytest.raises(ConfigError, match="nowhere"):
+        run(tasteful, word_retriever, config, tmp_path / "v1")
+
+
+def test_data_without_choices_is_refused(tiny_items, word_retriever, tiny_config, tmp_path: Path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    tiny_items.write(folder / "items.parquet")
+    pl.DataFrame([], schema=EXAMPLE_SCHEMA).write_parquet(folder / "examples.parquet")
+    (folder / "manifest.json").write_text('{"fingerprint": "0"}', encoding="utf-8")
+    with pytest.raises(InputError, match="tandem prepare"):
+        run(Prepared(folder), word_retriever, tiny_config, tmp_path / "v1")
+
+
+def test_without_validation_searches_the_last_epoch_is_kept(
+    tasteful: Prepared, word_retriever, tiny_config, tmp_path: Path
+):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    tasteful.items.write(folder / "items.parquet")
+    frame = pl.read_parquet(tasteful.folder / "examples.parquet")
+    frame.filter(pl.col("split") == "train").write_parquet(folder / "examples.parquet")
+    (folder / "manifest.json").write_text('{"fingerprint": "1"}', encoding="utf-8")
+    info = run(Prepared(folder), word_retriever, changed(tiny_config, max_steps=2), tmp_path / "v1")
+    assert info.score_weights == {"rerank": 1.0, "retrieval": 0.0}
+    assert "mrr_at_10" not in info.metrics

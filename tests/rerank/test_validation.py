@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+
+from corpus.items import ItemTable
+from corpus.prepared import Prepared
+from rerank.config import RerankerConfig
+from rerank.history import item_names
+from rerank.inputs import PairTokenizer, PassageTokens
+from rerank.scorer import PairScorer
+from rerank.validation import ValidationSet, build_validation, mean_reciprocal_rank, validate
+from retrieval.passages import passages
+
+
+class LookUp:
+    """An engine that scores a pair by the one token of its item."""
+
+    def __init__(self, score_of: dict[int, float]) -> None:
+        self._score_of = score_of
+
+    def run(self, input_ids: np.ndarray, attention_mask: np.ndarray, token_type_ids: np.ndarray) -> np.ndarray:
+        return np.array([[self._score_of[line[2]]] for line in input_ids.tolist()], dtype=np.float32)
+
+
+def validation_set(retrieval: list[list[float]], relevant: list[list[int]]) -> ValidationSet:
+    scores = np.array(retrieval, dtype=np.float32)
+    rows = [np.arange(np.isfinite(line).sum(), dtype=np.int64) for line in scores]
+    tokens = np.arange(100, 100 + scores.shape[1], dtype=np.int32)  # row n is the one token 100 + n
+    return ValidationSet(
+        prefixes=[np.array([1, 2], dtype=np.int32)] * len(rows),
+        rows=rows,
+        retrieval=scores,
+        relevant=np.array(relevant, dtype=bool),
+        passage_tokens=PassageTokens(tokens, np.arange(len(tokens) + 1, dtype=np.int64)),
+    )
+
+
+def outcome(validation: ValidationSet, scores: dict[int, float], tokenizer: PairTokenizer):
+    return validate(validation, PairScorer(LookUp({100 + row: score for row, score in scores.items()}), tokenizer))
+
+
+def test_mean_reciprocal_rank_by_hand():
+    scores = np.array([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [1.0, 2.0, 3.0]], dtype=np.float32)
+    relevant = np.array([[0, 1, 1], [1, 0, 0], [0, 0, 0]], dtype=bool)
+    assert mean_reciprocal_rank(scores, relevant) == pytest.approx((1 / 2 + 1 / 3 + 0) / 3)
+
+
+def test_rank_eleven_does_not_count_and_ties_keep_their_order():
+    relevant = np.zeros((2, 11), dtype=bool)
+    relevant[0, 10] = relevant[1, 9] = True
+    assert mean_reciprocal_rank(np.zeros((2, 11), dtype=np.float32), relevant) == pytest.approx(0.1 / 2)
+
+
+def test_a_useless_reranker_does_not_beat_retrieval_down(pair_tokenizer: PairTokenizer):
+    validation = validation_set([[0.9, 0.8, 0.1]] * 3, [[1, 0, 0]] * 3)
+    found = outcome(validation, {0: -1.0, 1: 0.5, 2: 1.0}, pair_tokenizer)
+    assert found.metrics["mrr_at_10_rerank_only"] == pytest.approx(1 / 3)
+    assert found.metrics["mrr_at_10"] == found.metrics["mrr_at_10_retrieval"] == 1.0
+    assert found.score_weights["rerank"] == 1.0
+    weight = found.score_weights["retrieval"]
+    assert -1.0 + weight * 0.9 > 0.5 + weight * 0.8  # the weight holds for unscaled scores
+
+
+def test_a_perfect_reranker_needs_no_retrieval_score(pair_tokenizer: PairTokenizer):
+    validation = validation_set([[0.9, 0.8, 0.1]] * 3, [[0, 0, 1]] * 3)
+    found = outcome(validation, {0: -1.0, 1: 0.5, 2: 1.0}, pair_tokenizer)
+    assert found.metrics == {
+        "mrr_at_10": 1.0,
+        "mrr_at_10_rerank_only": 1.0,
+        "mrr_at_10_retrieval": pytest.approx(1 / 3),
+    }
+    assert found.score_weights["retrieval"] == 0.0
+
+
+def test_short_lists_are_not_confused_by_their_padding(pair_tokenizer: PairTokenizer):
+    validation = validation_set([[0.9, 0.8, -np.inf], [0.5, -np.inf, -np.inf]], [[0, 1, 0], [1, 0, 0]])
+    found = outcome(validation, {0: -100.0, 1: -50.0}, pair_tokenizer)
+    assert found.metrics["mrr_at_10_rerank_only"] == 1.0
+
+
+def test_nan_scores_count_as_the_worst_model(pair_tokenizer: PairTokenizer):
+    validation = validation_set([[0.9, 0.8]], [[1, 0]])
+    assert outcome(validation, {0: np.nan, 1: 0.0}, pair_tokenizer).metrics["mrr_at_10"] == 0.0
+
+
+def test_validation_queries_carry_history_candidates_and_answers(
+    tasteful: Prepared,
+    tiny_items: ItemTable,
+    tiny_config: RerankerConfig,
+    pair_tokenizer: PairTokenizer,
+    word_retriever,
+):
+    tokens = PassageTokens.build(pair_tokenizer, passages(tiny_items, tiny_config.item_fields), 16)
+    names = item_names(tiny_items)
+    validation = build_validation(tasteful, word_retriever, pair_tokenizer, tokens, names, tiny_config)
+    examples = tasteful.examples("valid", limit=300, seed=tiny_config.train.seed)
+    assert len(validation) == len(examples) == 120
+    for line, example in enumerate(examples):
+        answers = {label.row for label in example.labels}
+        assert set(validation.rows[line][validation.relevant[line]].tolist()) == answers
+        expected = pair_tokenizer.prefix(example.query, example.history, names, tiny_config)
+        np.testing.assert_array_equal(validation.prefixes[line], expected)
