@@ -32,38 +32,44 @@ REFERENCE: dict[str, Any] = {
 class RerankerTrainConfig(Section):
     """``[reranker.train]``: the training run."""
 
-    epochs: int = Field(default=3, ge=1)
+    epochs: int = Field(default=3, ge=1)  # passes over the lists
     list_size: int = Field(default=8, ge=2)  # candidates of one query, positives included
-    lists_per_batch: int = Field(default=16, ge=1)
-    learning_rate: float = Field(default=5e-5, gt=0)
+    lists_per_batch: int = Field(default=16, ge=1)  # lists per step; list_size pairs each
+    learning_rate: float = Field(default=5e-5, gt=0)  # the highest, at the end of the warm-up
     warmup_share: float = Field(default=0.1, ge=0, lt=1)  # of all steps
-    weight_decay: float = Field(default=0.01, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)  # AdamW's
+    max_grad_norm: float = Field(default=1.0, gt=0)  # gradients are clipped to this norm
     history_dropout: float = Field(default=0.3, ge=0, le=1)  # share of lists that are trained as an anonymous shopper's
     negatives_depth: int = Field(default=50, ge=1)  # negatives are drawn from so many candidates of the retriever
     max_examples: int | None = Field(default=50_000, ge=1)  # searches read from the training split; None: all
-    max_steps: int | None = Field(default=None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)  # ends training early; none: epochs decide
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where a CUDA device has it
-    device: Literal["auto", "cpu"] = "auto"
+    device: Literal["auto", "cpu"] = "auto"  # where to train: CUDA if there is one, or the CPU
     patience: int = Field(default=1, ge=1)  # validations without improvement before training stops
-    valid_examples: int = Field(default=300, ge=1)
+    valid_examples: int = Field(default=300, ge=1)  # most validation searches per validation
     valid_depth: int = Field(default=30, ge=1)  # candidates reranked in validation
     checkpoint_minutes: float = Field(default=10.0, ge=0)  # at most so much work is lost by a kill
     log_steps: int = Field(default=10, ge=1)  # between two points in TensorBoard
-    seed: int = Field(default=13, ge=0)
+    seed: int = Field(default=13, ge=0)  # of drawing lists, dropout and the fresh head
 
 
 class RerankerConfig(Section):
     """``[reranker]``: the second stage."""
 
-    preset: Literal["default", "reference"] = "default"
+    preset: Literal["default", "reference"] = (
+        "default"  # reference: the recipe this system was specified with (rerank/config.py says how they differ)
+    )
     base_model: str = "default"  # the packaged MiniLM; else a folder or a hub id
     n_layers: int | None = Field(default=None, ge=1)  # keep only the base model's first layers; None: all
-    item_fields: tuple[str, ...] = ("title", "brand", "category")
-    max_query_tokens: int = Field(default=32, ge=1)
-    max_history_tokens: int = Field(default=64, ge=0)
-    max_item_tokens: int = Field(default=48, ge=1)
-    history_events: int = Field(default=8, ge=0)
+    item_fields: tuple[str, ...] = (
+        "title",
+        "brand",
+        "category",
+    )  # what the cross-encoder reads of an item, in this order
+    max_query_tokens: int = Field(default=32, ge=1)  # longer queries are cut
+    max_history_tokens: int = Field(default=64, ge=0)  # whole events are left out past it
+    max_item_tokens: int = Field(default=48, ge=1)  # longer passages are cut
+    history_events: int = Field(default=8, ge=0)  # most events of a history that are read
     train: RerankerTrainConfig = RerankerTrainConfig()
 
     @model_validator(mode="before")

@@ -13,28 +13,27 @@ DEFAULT_MODEL = "default"
 class RetrieverTrainConfig(Section):
     """``[retriever.train]``: fine-tuning on query-item pairs."""
 
-    epochs: int = Field(default=2, ge=1)
+    epochs: int = Field(default=2, ge=1)  # passes over the pairs
     max_steps: int | None = Field(default=None, ge=1)  # ends training early; None: epochs decide
     batch_size: int = Field(default=64, ge=2)  # query-item pairs per step
     n_uniform_negatives: int = Field(default=64, ge=0)  # items drawn 1/N from the catalogue, added to every batch
     learning_rate: float = Field(default=5e-5, gt=0)  # the highest, at the end of the warm-up
     warmup_share: float = Field(default=0.1, ge=0, le=1)  # of all steps
-    weight_decay: float = Field(default=0.01, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)  # AdamW's
+    max_grad_norm: float = Field(default=1.0, gt=0)  # gradients are clipped to this norm
     temperature: float = Field(default=0.05, gt=0)  # cosines are divided by it
     logq: bool = True  # subtract the log-probability with which the sampler draws each item
-    # which items of a batch are no negatives of a query: all that ever answered its text, or copies of its positive
-    mask_answers: Literal["query", "item"] = "query"
+    mask_answers: Literal["query", "item"] = "query"  # no negatives: all that ever answered the query, or only the same
     weighting: Literal["sample", "loss"] = "sample"  # where the labels' weights act: in drawing pairs, or in the loss
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where a CUDA device has it, else fp32
-    device: Literal["auto", "cpu"] = "auto"
-    evaluations_per_epoch: int = Field(default=1, ge=1)
+    device: Literal["auto", "cpu"] = "auto"  # where to train: CUDA if there is one, or the CPU
+    evaluations_per_epoch: int = Field(default=1, ge=1)  # validations, each of which may be the best checkpoint
     patience: int = Field(default=2, ge=1)  # evaluations without a better MRR@10 after which training stops
     valid_examples: int = Field(default=500, ge=1)  # most validation queries per evaluation
     valid_items: int = Field(default=5000, ge=1)  # most items they are ranked among; their positives come on top
     checkpoint_minutes: float = Field(default=3.0, ge=0)  # the most work that a kill can cost
     log_steps: int = Field(default=10, ge=1)  # between two points in TensorBoard
-    seed: int = Field(default=13, ge=0)
+    seed: int = Field(default=13, ge=0)  # of sampling, dropout and shuffling
 
 
 class VectorIndexConfig(Section):
@@ -42,19 +41,19 @@ class VectorIndexConfig(Section):
 
     kind: Literal["flat", "hnsw"] = "hnsw"  # flat: exact
     m: int = Field(default=32, ge=2)  # hnsw: links per item
-    ef_construction: int = Field(default=200, ge=1)
-    ef_search: int = Field(default=128, ge=1)
-    device: Literal["cpu", "gpu"] = "cpu"
+    ef_construction: int = Field(default=200, ge=1)  # hnsw: breadth of search while building
+    ef_search: int = Field(default=128, ge=1)  # hnsw: breadth of search while serving
+    device: Literal["cpu", "gpu"] = "cpu"  # gpu: FAISS on the GPU, where the installed faiss has one
 
 
 class LexicalConfig(Section):
     """``[retriever.lexical]``: BM25 boosts of the catalogue's fields; 0 leaves a field out."""
 
-    title: float = Field(default=1.0, ge=0)
-    brand: float = Field(default=0.5, ge=0)
-    category: float = Field(default=0.3, ge=0)
-    description: float = Field(default=0.2, ge=0)
-    attributes: float = Field(default=0.2, ge=0)
+    title: float = Field(default=1.0, ge=0)  # boost of the title
+    brand: float = Field(default=0.5, ge=0)  # boost of the brand
+    category: float = Field(default=0.3, ge=0)  # boost of the category path
+    description: float = Field(default=0.2, ge=0)  # boost of the description
+    attributes: float = Field(default=0.2, ge=0)  # boost of the attribute values
 
 
 class FusionConfig(Section):
@@ -69,10 +68,10 @@ class RetrieverConfig(Section):
     """``[retriever]``: the first stage."""
 
     base_model: str = DEFAULT_MODEL  # "default": the packaged MiniLM; else a folder or a hub id
-    towers: Literal["shared", "separate"] = "shared"
+    towers: Literal["shared", "separate"] = "shared"  # one encoder for both sides, or one each
     item_fields: tuple[str, ...] = ("title", "brand", "category")  # what the item tower reads, in this order
     max_query_tokens: int = Field(default=32, ge=3, le=512)  # [CLS] and [SEP] included
-    max_item_tokens: int = Field(default=64, ge=3, le=512)
+    max_item_tokens: int = Field(default=64, ge=3, le=512)  # longer passages are cut
     train: RetrieverTrainConfig = RetrieverTrainConfig()
     index: VectorIndexConfig = VectorIndexConfig()
     lexical: LexicalConfig = LexicalConfig()

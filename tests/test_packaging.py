@@ -26,7 +26,7 @@ def test_wheel_holds_exactly_our_packages(wheel: zipfile.ZipFile):
 
 
 def test_wheel_holds_the_generated_stubs(wheel: zipfile.ZipFile):
-    assert any(name.endswith("search_service_pb2_grpc.py") for name in wheel.namelist())
+    assert any(name.endswith("search_pb2_grpc.py") for name in wheel.namelist())
 
 
 def test_wheel_may_not_be_uploaded_by_accident(wheel: zipfile.ZipFile):
