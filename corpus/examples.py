@@ -17,13 +17,15 @@ import polars as pl
 from corpus.attribution import attribute
 from corpus.event_log import SEARCH, EventParts
 from corpus.events import GRADES, EventType
-from corpus.histories import add_histories
+from corpus.histories import Histories
 from corpus.prepared import EXAMPLE_SCHEMA
 from corpus.progress import track
 from corpus.rejects import RejectLog
 from corpus.settings import DataConfig
 from corpus.shoppers import bucket_by_shopper, read_bucket
 from corpus.splitting import Boundaries, time_boundaries
+
+SLICE_EXAMPLES = 10_000  # up to 500,000 history events at a time
 
 _SEARCH_KEY = ["shopper", "query", "searched_at"]
 
@@ -32,7 +34,7 @@ _SEARCH_KEY = ["shopper", "query", "searched_at"]
 class Behaviour:
     """What became of the event log."""
 
-    parts: list[Path] = field(default_factory=list)  # Parquet files of EXAMPLE_SCHEMA
+    parts: list[Path] = field(default_factory=list)  # Arrow files of EXAMPLE_SCHEMA
     boundaries: Boundaries = field(default_factory=lambda: Boundaries(valid_from=None, test_from=None))
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -74,12 +76,15 @@ def make_examples(
     for number, files in enumerate(track(worked, description="telling histories, buckets")):
         events, labels = (pl.read_ipc(file) for file in files)
         examples = _examples(labels, result.boundaries, result.counts)
-        examples = add_histories(examples, events, item_ids, limit=config.history_max_events)
-        part = folder / f"examples-{number:04d}.parquet"
-        examples.with_columns(user_id=pl.col("shopper").str.slice(1)).select(
-            pl.col(name).cast(dtype) for name, dtype in EXAMPLE_SCHEMA.items()
-        ).write_parquet(part, compression="zstd", row_group_size=20_000)
-        result.parts.append(part)
+        histories = Histories(events, item_ids, limit=config.history_max_events)
+        # in slices: one busy shopper may have as many searches as all others of a bucket
+        for piece, rows in enumerate(examples.iter_slices(SLICE_EXAMPLES)):
+            part = folder / f"examples-{number:04d}-{piece:04d}.arrow"
+            told = rows.with_columns(histories.before(rows), user_id=pl.col("shopper").str.slice(1))
+            told.select(pl.col(name).cast(dtype) for name, dtype in EXAMPLE_SCHEMA.items()).write_ipc(
+                part, compression="lz4"
+            )
+            result.parts.append(part)
         for file in files:
             file.unlink()
     return result

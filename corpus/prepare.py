@@ -119,12 +119,12 @@ def _write_examples(behaviour: Behaviour, judged: pl.DataFrame, scratch: Path, o
     """Join the parts into one file without holding them in memory; return the number of examples by split."""
     parts = list(behaviour.parts)
     if judged.height or not parts:
-        parts.append(scratch / "judged.parquet")
+        parts.append(scratch / "judged.arrow")
         columns = {name: pl.lit(None, dtype=dtype) for name, dtype in EXAMPLE_SCHEMA.items()}
         columns["history"] = pl.lit([], dtype=EXAMPLE_SCHEMA["history"])
         columns |= {name: pl.col(name).cast(EXAMPLE_SCHEMA[name]) for name in judged.columns}
-        judged.select(columns[name].alias(name) for name in EXAMPLE_SCHEMA).write_parquet(parts[-1])
-    scan = pl.scan_parquet(parts)
+        judged.select(columns[name].alias(name) for name in EXAMPLE_SCHEMA).write_ipc(parts[-1])
+    scan = pl.scan_ipc(parts)
     scan.sink_parquet(out, compression="zstd", row_group_size=20_000, maintain_order=True)
     by_split = pl.scan_parquet(out).group_by("split").len().collect(engine="streaming")
     return Counter(dict(by_split.iter_rows()))
