@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"
 LOGS = "logs"
 SETTINGS_FILE = "training.json"  # what an interrupted training was doing
+AT_WILL = {"device", "log_steps", "checkpoint_minutes"}  # may change between a kill and the resumption
 TUNED_FILE = "tuned.json"  # the towers are ready, the fusion weight is not
 PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers")
 
@@ -99,7 +100,9 @@ def _settle(prepared: Prepared, config: RetrieverConfig, out: Path, *, resume: b
     """Clear the folder unless it holds an interrupted training of the same data and settings."""
     settings = {
         "data": prepared.fingerprint,
-        "config": config.model_dump(mode="json", exclude={"index", "lexical", "fusion"}),
+        "config": config.model_dump(
+            mode="json", exclude={"index": True, "lexical": True, "fusion": True, "train": AT_WILL}
+        ),
     }
     path = out / SETTINGS_FILE
     try:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -161,6 +162,12 @@ def write_prepared(folder: Path, items: ItemTable, *, n_examples: int = 240) -> 
     manifest = {"format_version": 1, "fingerprint": digest.hexdigest(), "counts": counts}
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return Prepared(folder)
+
+
+@pytest.fixture(scope="session")
+def write_examples() -> Callable[..., Prepared]:
+    """``write_prepared``, for tests that need a folder or a size of their own."""
+    return write_prepared
 
 
 @pytest.fixture(scope="session")
