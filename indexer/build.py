@@ -7,6 +7,7 @@ workspace's cache, so the next attempt, and every rebuild after it, embeds only 
 
 import logging
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ from rerank.config import RerankerConfig
 from rerank.inputs import PairTokenizer, PassageTokens
 from rerank.model_info import MODEL_FOLDER as RERANKER_MODEL
 from retrieval.config import RetrieverConfig
-from retrieval.embeddings import embed_items
+from retrieval.embeddings import EmbedReport, embed_items
 from retrieval.encoder import open_torch_encoder
 from retrieval.lexical_index import LexicalIndex
 from retrieval.model_info import MODEL_FOLDER as RETRIEVER_MODEL
@@ -87,110 +88,138 @@ def build_bundle(
         InputError: If the catalogue is empty.
     """
     started = time.monotonic()
-    prepared = Prepared(workspace.data)
-    items = prepared.items
-    if not len(items):
-        raise InputError(f"expected items in {prepared.folder}, got an empty catalogue; mend the source and prepare it")
-    models = choose_models(workspace, retriever_version, reranker_version)
-    stage = models.retriever_config(retriever_config)
-    searches = _sample_searches(prepared, config.n_calibration)
+    plan = _plan(workspace, retriever_config, config, choose_models(workspace, retriever_version, reranker_version))
     with construction(workspace.bundles) as site:
-        folder = site.folder
-        items.write(folder / ITEMS_FILE)
-
-        logger.info("bundle %s: embedding %d items", site.version, len(items))
-        item_encoder = open_torch_encoder(
-            models.retriever_folder / RETRIEVER_MODEL, role="item", max_tokens=stage.max_item_tokens
-        )
-        embedded = embed_items(item_encoder, passages(items, stage.item_fields), workspace.embeddings)
-        np.save(folder / VECTORS_FILE, embedded.vectors, allow_pickle=False)
-
-        logger.info("bundle %s: building both indexes", site.version)
-        vector_index = VectorIndex.build(embedded.vectors, stage.index)
-        vector_index.save(folder / VECTOR_INDEX_FILE)
-        lexical_index = LexicalIndex.build(items, stage.lexical, folder / LEXICAL_FOLDER)
-
-        logger.info("bundle %s: exporting the query encoder", site.version)
-        queries = [search.query for search in searches]
-        put_encoder(
-            models.retriever_folder,
-            folder / ENCODER_FOLDER,
-            config,
-            max_tokens=stage.max_query_tokens,
-            queries=queries,
-        )
-        encoder = get_encoder(folder / ENCODER_FOLDER, config.engine, max_tokens=stage.max_query_tokens, n_threads=None)
-        retriever = Retriever(encoder, vector_index, lexical_index, _dense_weight(models, stage))
-
-        if models.reranker_folder is not None:
+        plan.items.write(site.folder / ITEMS_FILE)
+        logger.info("bundle %s: embedding %d items", site.version, len(plan.items))
+        embedded = _embed(plan, workspace.embeddings)
+        logger.info("bundle %s: building both indexes, exporting the query encoder", site.version)
+        retriever = _write_first_stage(plan, embedded, site.folder)
+        if plan.models.reranker is not None:
             logger.info("bundle %s: tokenising passages, exporting the reranker", site.version)
-            _add_reranker(folder, models, config, items, retriever, searches)
-
-        logger.info("bundle %s: measuring recall", site.version)
-        recall_queries = [e.query for e in prepared.examples("valid", limit=config.n_recall_queries)] or queries
-        recall = measure_recall(vector_index, encoder.encode(recall_queries))
-        check_recall(recall, config.min_ann_recall)
-        check_agreement(encoder, models.retriever_folder / RETRIEVER_MODEL, queries)
-
+            _write_second_stage(plan, retriever, site.folder)
+        logger.info("bundle %s: measuring", site.version)
+        ann_recall, n_recall_queries = _measure(plan, retriever)
         built = Built(
             version=site.version,
             parent=current_version(workspace.bundles),
-            folder=folder,
-            models=models,
+            folder=site.folder,
+            models=plan.models,
             config={
                 "build": config,
-                "retriever": stage,
-                "reranker": models.reranker_config(reranker_config),
+                "retriever": plan.stage,
+                "reranker": plan.models.reranker_config(reranker_config),
             },
             retriever=retriever,
-            item_encoder_fingerprint=item_encoder.fingerprint,
-            ann_recall=recall,
-            n_recall_queries=len(recall_queries),
-            data_fingerprint=prepared.fingerprint,
+            item_encoder_fingerprint=embedded.fingerprint,
+            ann_recall=ann_recall,
+            n_recall_queries=n_recall_queries,
+            data_fingerprint=plan.prepared.fingerprint,
         )
         manifest = describe(built)
-        (folder / MANIFEST_FILE).write_bytes(manifest.render())
-        open_bundle(folder)
+        (site.folder / MANIFEST_FILE).write_bytes(manifest.render())
+        open_bundle(site.folder)  # as a server would: verified, then every file parsed
     seconds = time.monotonic() - started
     logger.info("bundle %s: built in %.0f s", manifest.version, seconds)
     return BuildReport(
-        manifest=manifest, n_embedded=embedded.n_embedded, n_reused=embedded.n_reused, seconds=round(seconds, 3)
+        manifest=manifest,
+        n_embedded=embedded.report.n_embedded,
+        n_reused=embedded.report.n_reused,
+        seconds=round(seconds, 3),
     )
 
 
-def _add_reranker(
-    folder: Path,
-    models: TrainedModels,
-    config: BuildConfig,
-    items: ItemTable,
-    retriever: Retriever,
-    searches: list[Example],
-) -> None:
-    if models.reranker is None or models.reranker_folder is None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What a build starts from."""
+
+    prepared: Prepared
+    items: ItemTable
+    models: TrainedModels
+    stage: RetrieverConfig  # resolved: see TrainedModels.retriever_config
+    config: BuildConfig
+    searches: list[Example]  # real ones, to trace and calibrate with
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Embedded:
+    """The catalogue's embeddings, and whose they are."""
+
+    report: EmbedReport
+    fingerprint: str  # of the item encoder
+
+
+def _plan(workspace: Workspace, wanted: RetrieverConfig, config: BuildConfig, models: TrainedModels) -> _Plan:
+    prepared = Prepared(workspace.data)
+    if not len(prepared.items):
+        raise InputError(f"expected items in {prepared.folder}, got an empty catalogue; mend the source and prepare it")
+    return _Plan(
+        prepared=prepared,
+        items=prepared.items,
+        models=models,
+        stage=models.retriever_config(wanted),
+        config=config,
+        searches=_sample_searches(prepared, config.n_calibration),
+    )
+
+
+def _embed(plan: _Plan, cache: Path) -> _Embedded:
+    encoder = open_torch_encoder(
+        plan.models.retriever_folder / RETRIEVER_MODEL, role="item", max_tokens=plan.stage.max_item_tokens
+    )
+    report = embed_items(encoder, passages(plan.items, plan.stage.item_fields), cache)
+    return _Embedded(report=report, fingerprint=encoder.fingerprint)
+
+
+def _write_first_stage(plan: _Plan, embedded: _Embedded, folder: Path) -> Retriever:
+    vectors = embedded.report.vectors
+    np.save(folder / VECTORS_FILE, vectors, allow_pickle=False)
+    vector_index = VectorIndex.build(vectors, plan.stage.index)
+    vector_index.save(folder / VECTOR_INDEX_FILE)
+    lexical_index = LexicalIndex.build(plan.items, plan.stage.lexical, folder / LEXICAL_FOLDER)
+    max_tokens = plan.stage.max_query_tokens
+    queries = [search.query for search in plan.searches]
+    put_encoder(
+        plan.models.retriever_folder, folder / ENCODER_FOLDER, plan.config, max_tokens=max_tokens, queries=queries
+    )
+    encoder = get_encoder(folder / ENCODER_FOLDER, plan.config.engine, max_tokens=max_tokens, n_threads=None)
+    fitted = plan.models.retriever.fusion.dense_weight
+    configured = plan.stage.fusion.dense_weight
+    return Retriever(encoder, vector_index, lexical_index, fitted if configured is None else configured)
+
+
+def _write_second_stage(plan: _Plan, retriever: Retriever, folder: Path) -> None:
+    trained, version_folder = plan.models.reranker, plan.models.reranker_folder
+    if trained is None or version_folder is None:
         raise ValueError("expected models with a reranker")
-    trained = models.reranker.config
-    tokenizer = PairTokenizer.load(models.reranker_folder / RERANKER_MODEL)
-    tokens = PassageTokens.build(tokenizer, passages(items, trained.item_fields), trained.max_item_tokens)
+    tokenizer = PairTokenizer.load(version_folder / RERANKER_MODEL)
+    texts = passages(plan.items, trained.config.item_fields)
+    tokens = PassageTokens.build(tokenizer, texts, trained.config.max_item_tokens)
     tokens.save(folder / PASSAGES_FOLDER)
-    found = retriever.retrieve_batch([search.query for search in searches], CALIBRATION_DEPTH)
-    rows = [(search, candidates.rows) for search, candidates in zip(searches, found, strict=True)]
+    found = retriever.retrieve_batch([search.query for search in plan.searches], CALIBRATION_DEPTH)
+    searches = [(search, candidates.rows) for search, candidates in zip(plan.searches, found, strict=True)]
     put_reranker(
-        models.reranker_folder,
+        version_folder,
         folder / RERANKER_FOLDER,
-        config,
-        items=items,
+        plan.config,
+        items=plan.items,
         passage_tokens=tokens,
-        searches=rows,
+        searches=searches,
     )
 
 
-def _dense_weight(models: TrainedModels, stage: RetrieverConfig) -> float:
-    configured = stage.fusion.dense_weight
-    return models.retriever.fusion.dense_weight if configured is None else configured
+def _measure(plan: _Plan, retriever: Retriever) -> tuple[float, int]:
+    """Return ann_recall@100 and the number of queries that it was measured on; raise if anything is not good enough."""
+    drawn = plan.prepared.examples("valid", limit=plan.config.n_recall_queries, with_history=False) or plan.searches
+    queries = [example.query for example in drawn]
+    recall = measure_recall(retriever.vector_index, retriever.encoder.encode(queries))
+    check_recall(recall, plan.config.min_ann_recall)
+    check_agreement(retriever.encoder, plan.models.retriever_folder / RETRIEVER_MODEL, queries)
+    return recall, len(queries)
 
 
 def _sample_searches(prepared: Prepared, n: int) -> list[Example]:
-    """Draw training searches to calibrate on; a store without any gets its own titles as queries."""
+    """Draw training searches; a store without any searches for its own titles."""
     drawn = prepared.examples("train", limit=n, seed=CALIBRATION_SEED)
     if drawn:
         return drawn

@@ -60,6 +60,9 @@ def construction(bundles: Path) -> Iterator[Site]:
 
 
 def _settle(folder: Path, target: Path) -> None:
+    for path in folder.rglob("*"):
+        # tantivy keeps some of its files to their owner, but a server may run as somebody else
+        path.chmod(0o755 if path.is_dir() else 0o644)
     # every other file was flushed when it was hashed; the manifest came after
     with (folder / MANIFEST_FILE).open("rb") as file:
         os.fsync(file.fileno())

@@ -1,18 +1,169 @@
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
+import pytest
 
+from corpus.errors import ArtefactError, InputError
+from corpus.items import ItemTable
+from corpus.prepared import Prepared
+from indexer import build
+from indexer.build import build_bundle
 from indexer.bundle import open_bundle
+from indexer.publish import current_version, publish
 from indexer.verify import verify_bundle
+from tests.indexer.small_models import BUILD, RERANKER, RETRIEVER, copy_of
 
 
-def test_a_built_bundle_opens_and_answers(built_workspace):
+def change_titles(data: Path, n: int) -> None:
+    """Give the first n items of a prepared catalogue other titles."""
+    table = ItemTable.read(data / "items.parquet")
+    items = [table.item(row) for row in range(len(table))]
+    changed = [replace(item, title=f"{item.title} click") if row < n else item for row, item in enumerate(items)]
+    ItemTable.from_items(changed).write(data / "items.parquet")
+
+
+def test_a_built_bundle_opens_and_both_stages_answer(built_workspace):
     workspace, report = built_workspace
     bundle = open_bundle(workspace.bundles / "v1")
     assert bundle.manifest == report.manifest
-    query = "red acme running shoe"
-    candidates = bundle.retriever.retrieve(query, 10)
+    candidates = bundle.retriever.retrieve("red acme running shoe", 10)
     assert len(candidates) == 10
-    reranked = bundle.reranker.rerank(query, (), candidates)
-    assert reranked.n_scored == 10
-    assert reranked.degraded is None
+    reranked = bundle.reranker.rerank("red acme running shoe", (), candidates)
+    assert (reranked.n_scored, reranked.degraded) == (10, None)
     assert np.isfinite(reranked.scores).all()
+
+
+def test_opening_a_bundle_changes_nothing_in_it(built_workspace):
+    workspace, _ = built_workspace
+    open_bundle(workspace.bundles / "v1")
+    open_bundle(workspace.bundles / "v1")
     verify_bundle(workspace.bundles / "v1")
+
+
+def test_the_manifest_says_what_the_bundle_was_built_from(built_workspace):
+    workspace, report = built_workspace
+    manifest = report.manifest
+    assert (manifest.version, manifest.parent, manifest.n_items, manifest.dim) == ("v1", None, 60, 32)
+    assert manifest.retriever.fingerprint == "retriever-1"
+    assert manifest.retriever.dense_weight == 0.6  # as fitted, since the configuration names none
+    assert manifest.reranker.score_weights == {"rerank": 1.0, "retrieval": 0.5}
+    assert manifest.data_fingerprint == Prepared(workspace.data).fingerprint
+    assert manifest.ann_recall >= BUILD.min_ann_recall
+    assert manifest.n_recall_queries == BUILD.n_recall_queries
+    assert manifest.config["retriever"]["index"]["kind"] == "hnsw"
+    assert manifest.packages["torch"]
+    assert {"items.parquet", "vectors.npy", "vector.index"} <= set(manifest.files)
+    assert {name.split("/")[0] for name in manifest.files if "/" in name} == {
+        "lexical",
+        "passages",
+        "encoder",
+        "reranker",
+    }
+
+
+def test_the_stored_vectors_are_those_of_the_index(built_workspace):
+    workspace, _ = built_workspace
+    bundle = open_bundle(workspace.bundles / "v1")
+    vectors = np.load(workspace.bundles / "v1" / "vectors.npy", allow_pickle=False)
+    np.testing.assert_array_equal(bundle.retriever.vector_index.vectors_of(np.arange(60)), vectors)
+
+
+def test_every_user_of_the_machine_may_read_a_bundle(built_workspace):
+    workspace, _ = built_workspace
+    for path in (workspace.bundles / "v1").rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
+
+
+def test_a_bundle_opens_and_answers_without_torch(built_workspace):
+    workspace, _ = built_workspace
+    program = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+for name in ("torch", "transformers", "sentence_transformers", "nncf", "ir_measures"):
+    sys.modules[name] = None  # importing it fails
+from indexer.bundle import open_bundle
+bundle = open_bundle(Path(sys.argv[1]), n_threads=1)
+candidates = bundle.retriever.retrieve("red acme running shoe", 5)
+print(bundle.reranker.rerank("red acme running shoe", (), candidates).n_scored)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(workspace.bundles / "v1")],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    assert done.stdout.strip() == "5", done.stderr
+
+
+def test_a_rebuild_embeds_only_what_changed_and_names_its_parent(built_workspace, tmp_path):
+    original, first = built_workspace
+    assert (first.n_embedded, first.n_reused) == (60, 0)
+    workspace = copy_of(original, tmp_path / "store")
+    publish(workspace.bundles)
+    change_titles(workspace.data, n=1)
+    second = build_bundle(workspace, RETRIEVER, RERANKER, BUILD)
+    assert (second.n_embedded, second.n_reused) == (1, 59)
+    assert (second.manifest.version, second.manifest.parent) == ("v2", "v1")
+    before, after = (np.load(workspace.bundles / version / "vectors.npy") for version in ("v1", "v2"))
+    changed = np.flatnonzero((before != after).any(axis=1))
+    np.testing.assert_array_equal(changed, [0])
+    assert current_version(workspace.bundles) == "v1"  # building does not publish
+
+
+def test_a_build_that_fails_leaves_no_bundle_but_keeps_the_embeddings(workspace, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise ArtefactError("export failed")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(build, "put_encoder", fail)
+        with pytest.raises(ArtefactError, match="export failed"):
+            build_bundle(workspace, RETRIEVER, RERANKER, BUILD)
+    assert not [path for path in workspace.bundles.iterdir() if path.is_dir()]
+    shutil.rmtree(workspace.rerankers)  # quicker: what is asked for is the cache
+    report = build_bundle(workspace, RETRIEVER, RERANKER, BUILD)
+    assert (report.n_embedded, report.n_reused) == (0, 60)
+    assert report.manifest.version == "v1"
+
+
+def test_without_a_reranker_the_first_stage_is_built_alone_with_the_configured_weight(workspace):
+    shutil.rmtree(workspace.rerankers)
+    fusion = RETRIEVER.fusion.model_copy(update={"dense_weight": 0.25})
+    report = build_bundle(workspace, RETRIEVER.model_copy(update={"fusion": fusion}), RERANKER, BUILD)
+    assert report.manifest.reranker is None
+    assert report.manifest.config["reranker"] is None
+    assert report.manifest.retriever.dense_weight == 0.25
+    bundle = open_bundle(workspace.bundles / "v1")
+    assert bundle.reranker is None
+    assert bundle.retriever.dense_weight == 0.25
+    assert len(bundle.retriever.retrieve("bread knife", 3)) == 3
+
+
+def test_the_torch_engine_serves_the_trained_folders(workspace, built_workspace):
+    report = build_bundle(workspace, RETRIEVER, RERANKER, BUILD.model_copy(update={"engine": "torch"}))
+    assert not [name for name in report.manifest.files if name.endswith("openvino_model.xml")]
+    torch_bundle = open_bundle(workspace.bundles / "v1")
+    exported = open_bundle(built_workspace[0].bundles / "v1")
+    query = "blue nordly coffee mug"
+    candidates, same = (bundle.retriever.retrieve(query, 8) for bundle in (torch_bundle, exported))
+    np.testing.assert_array_equal(candidates.rows, same.rows)
+    np.testing.assert_allclose(candidates.scores, same.scores, atol=1e-5)
+    scores, same_scores = (bundle.reranker.rerank(query, (), candidates).scores for bundle in (torch_bundle, exported))
+    np.testing.assert_allclose(scores, same_scores, atol=1e-4)
+
+
+def test_an_empty_catalogue_is_refused(workspace):
+    ItemTable.from_items([]).write(workspace.data / "items.parquet")
+    with pytest.raises(InputError, match="empty catalogue"):
+        build_bundle(workspace, RETRIEVER, RERANKER, BUILD)
+
+
+def test_building_before_preparing_says_so(workspace):
+    shutil.rmtree(workspace.data)
+    with pytest.raises(ArtefactError, match="tandem prepare"):
+        build_bundle(workspace, RETRIEVER, RERANKER, BUILD)

@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import PurePosixPath
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -72,11 +72,13 @@ manifests = st.builds(
 )
 
 
+@settings(max_examples=40)
 @given(manifests)
 def test_a_rendered_manifest_reads_back_as_it_was(manifest: BundleManifest):
     assert parse_manifest(manifest.render()) == manifest
 
 
+@settings(max_examples=40)
 @given(manifests, st.data())
 def test_any_changed_byte_of_a_manifest_is_refused(manifest: BundleManifest, data: st.DataObject):
     content = bytearray(manifest.render())
@@ -86,6 +88,7 @@ def test_any_changed_byte_of_a_manifest_is_refused(manifest: BundleManifest, dat
         parse_manifest(bytes(content))
 
 
+@settings(max_examples=40)
 @given(manifests, st.data())
 def test_a_cut_manifest_is_refused(manifest: BundleManifest, data: st.DataObject):
     content = manifest.render()
@@ -133,6 +136,7 @@ def test_a_file_name_that_leaves_the_folder_or_is_no_plain_name_is_refused(name:
         parse_manifest(forged.render())
 
 
+@settings(max_examples=40)
 @given(manifests, st.lists(st.sampled_from(["..", ".", "", "a", "..."]), min_size=1, max_size=4).map("/".join))
 def test_accepted_file_names_never_leave_the_folder(manifest: BundleManifest, name: str):
     forged = manifest.model_copy(update={"files": {name: next(iter(manifest.files.values()))}})

@@ -1,0 +1,114 @@
+import pytest
+
+from corpus.errors import ModelIndexMismatch, VersionNotFound
+from corpus.workspace import Workspace
+from indexer.models import choose_models
+from rerank.config import RerankerConfig
+from rerank.model_info import RerankerModelInfo
+from retrieval.config import RetrieverConfig, VectorIndexConfig
+from retrieval.model_info import FusionInfo, RetrieverModelInfo
+
+
+def add_retriever(workspace: Workspace, version: str, fingerprint: str) -> None:
+    info = RetrieverModelInfo(
+        fingerprint=fingerprint,
+        base_model="tiny",
+        dim=8,
+        config=RetrieverConfig(item_fields=("title",), max_query_tokens=20),
+        data_fingerprint="d",
+        n_pairs=1,
+        n_steps=1,
+        seed=1,
+        metrics={},
+        fusion=FusionInfo(dense_weight=0.5),
+        packages={},
+    )
+    (workspace.retrievers / version).mkdir(parents=True)
+    (workspace.retrievers / version / "model.json").write_text(info.model_dump_json(), encoding="utf-8")
+
+
+def add_reranker(workspace: Workspace, version: str, retriever_fingerprint: str) -> None:
+    (workspace.rerankers / version).mkdir(parents=True)
+    RerankerModelInfo(
+        fingerprint=f"of {version}",
+        retriever_fingerprint=retriever_fingerprint,
+        data_fingerprint="d",
+        base_model="tiny",
+        config=RerankerConfig(),
+        score_weights={"rerank": 1.0, "retrieval": 1.0},
+        metrics={},
+        n_parameters=1,
+        seed=1,
+        packages={},
+    ).save(workspace.rerankers / version)
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    workspace = Workspace(tmp_path)
+    add_retriever(workspace, "v1", "old")
+    add_retriever(workspace, "v2", "new")
+    return workspace
+
+
+def test_the_newest_retriever_is_paired_with_the_newest_reranker_of_its_own(workspace):
+    add_reranker(workspace, "v1", "new")
+    add_reranker(workspace, "v2", "new")
+    add_reranker(workspace, "v3", "old")
+    models = choose_models(workspace, None, None)
+    assert models.retriever_folder.name == "v2"
+    assert models.reranker_folder.name == "v2"
+    assert models.reranker.fingerprint == "of v2"
+
+
+def test_named_versions_are_taken(workspace):
+    add_reranker(workspace, "v1", "old")
+    add_reranker(workspace, "v2", "old")
+    models = choose_models(workspace, "v1", "v1")
+    assert (models.retriever_folder.name, models.reranker_folder.name) == ("v1", "v1")
+
+
+def test_a_named_reranker_of_another_retriever_is_refused(workspace):
+    add_reranker(workspace, "v1", "old")
+    add_reranker(workspace, "v2", "new")
+    with pytest.raises(ModelIndexMismatch, match=r"retriever v2, got v1"):
+        choose_models(workspace, "v2", "v1")
+
+
+def test_a_retriever_trained_anew_waits_for_a_reranker_of_its_own(workspace):
+    add_reranker(workspace, "v1", "old")
+    with pytest.raises(ModelIndexMismatch, match="tandem train reranker"):
+        choose_models(workspace, None, None)
+
+
+def test_without_any_reranker_the_first_stage_goes_alone(workspace, caplog):
+    models = choose_models(workspace, None, None)
+    assert models.reranker is None
+    assert "order of retrieval" in caplog.text
+
+
+def test_without_a_retriever_nothing_can_be_built(tmp_path):
+    with pytest.raises(VersionNotFound):
+        choose_models(Workspace(tmp_path), None, None)
+
+
+def test_an_unknown_reranker_version_is_refused(workspace):
+    with pytest.raises(VersionNotFound, match="v7"):
+        choose_models(workspace, None, "v7")
+
+
+def test_what_a_model_reads_stays_as_trained_and_the_indexes_are_configured(workspace, caplog):
+    models = choose_models(workspace, None, None)
+    wanted = RetrieverConfig(item_fields=("title", "brand"), index=VectorIndexConfig(kind="flat"))
+    stage = models.retriever_config(wanted)
+    assert stage.item_fields == ("title",)
+    assert stage.max_query_tokens == 20
+    assert stage.index.kind == "flat"
+    assert "item_fields = ('title', 'brand') (trained with ('title',))" in caplog.text
+
+
+def test_unchanged_settings_are_not_warned_of(workspace, caplog):
+    models = choose_models(workspace, None, None)
+    caplog.clear()
+    models.retriever_config(models.retriever.config)
+    assert not caplog.text
