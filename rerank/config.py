@@ -56,16 +56,10 @@ class RerankerTrainConfig(Section):
 class RerankerConfig(Section):
     """``[reranker]``: the second stage."""
 
-    preset: Literal["default", "reference"] = (
-        "default"  # reference: the recipe this system was specified with (rerank/config.py says how they differ)
-    )
+    preset: Literal["default", "reference"] = "default"  # reference: as Tandem was specified, see rerank/config.py
     base_model: str = "default"  # the packaged MiniLM; else a folder or a hub id
     n_layers: int | None = Field(default=None, ge=1)  # keep only the base model's first layers; None: all
-    item_fields: tuple[str, ...] = (
-        "title",
-        "brand",
-        "category",
-    )  # what the cross-encoder reads of an item, in this order
+    item_fields: tuple[str, ...] = ("title", "brand", "category")  # what it reads of an item, in this order
     max_query_tokens: int = Field(default=32, ge=1)  # longer queries are cut
     max_history_tokens: int = Field(default=64, ge=0)  # whole events are left out past it
     max_item_tokens: int = Field(default=48, ge=1)  # longer passages are cut
