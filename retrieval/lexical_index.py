@@ -10,7 +10,7 @@ import tantivy
 from pydantic import Field, ValidationError
 
 from corpus.config import Section
-from corpus.errors import ArtefactError
+from corpus.errors import ArtefactError, ConfigError
 from corpus.items import ItemTable
 from corpus.progress import track
 from retrieval.arrays import FloatArray, IntArray, check_depth
@@ -30,6 +30,7 @@ class LexicalSettings(Section):
 
     format_version: int = FORMAT_VERSION
     n_items: int = Field(ge=0)
+    language: str | None  # whose endings are cut off
     config: LexicalConfig
 
 
@@ -37,13 +38,13 @@ class LexicalIndex:
     """BM25 search over title, brand, category, description and attributes. Safe to call from several threads.
 
     A query is a plain disjunction of its words: no character of it is syntax. Words are cut at everything that is
-    neither letter nor digit, lowered, freed of accents and, for English, stemmed; items and queries alike.
+    neither letter nor digit, lowered, freed of accents and stemmed; items and queries alike.
     """
 
     def __init__(self, index: Any, settings: LexicalSettings) -> None:  # noqa: ANN401 - tantivy.Index
         """Wrap a committed tantivy index; ``build`` and ``open`` are the ways in."""
         self.settings = settings
-        self._analyser = _analyser()
+        self._analyser = _analyser(settings.language)
         index.register_tokenizer(ANALYSER, self._analyser)
         self._schema = index.schema
         self._searcher = index.searcher()
@@ -51,22 +52,32 @@ class LexicalIndex:
         self._boosts = {name: boost for name, boost in boosts.items() if boost > 0}
 
     @classmethod
-    def build(cls, items: ItemTable, config: LexicalConfig, folder: Path | None = None) -> "LexicalIndex":
+    def build(
+        cls,
+        items: ItemTable,
+        config: LexicalConfig,
+        folder: Path | None = None,
+        *,
+        language: str | None = "english",
+    ) -> "LexicalIndex":
         """Index a catalogue.
 
         Args:
             items: The catalogue; every text field is indexed, so that boosts can change without a rebuild.
             config: Boosts of the fields.
             folder: Where to write, made if missing, without an index so far; None keeps the index in memory.
+            language: Whose endings to cut off, as the Snowball stemmers are named; None cuts none.
         Raises:
+            ConfigError: If there is no stemmer for the language.
             ArtefactError: If the folder cannot be written.
         """
-        settings = LexicalSettings(n_items=len(items), config=config)
+        settings = LexicalSettings(n_items=len(items), language=language, config=config)
+        analyser = _analyser(language)
         try:
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
             index = tantivy.Index(_schema(), path=None if folder is None else str(folder), reuse=False)
-            index.register_tokenizer(ANALYSER, _analyser())
+            index.register_tokenizer(ANALYSER, analyser)
             # one thread and one segment: documents keep the order of rows, and a rebuild gives the same index
             writer = index.writer(heap_size=WRITER_HEAP_BYTES, num_threads=1)
             for document in track(_documents(items), description="indexing words", total=len(items)):
@@ -147,15 +158,20 @@ class LexicalIndex:
         return tantivy.Query.boolean_query(clauses)
 
 
-def _analyser() -> Any:  # noqa: ANN401 - tantivy.TextAnalyzer
-    return (
+def _analyser(language: str | None) -> Any:  # noqa: ANN401 - tantivy.TextAnalyzer
+    builder = (
         tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
         .filter(tantivy.Filter.remove_long(MAX_WORD_CHARACTERS))
         .filter(tantivy.Filter.lowercase())
+        # before the stemmer: shoppers leave accents out, and both spellings must end up alike
         .filter(tantivy.Filter.ascii_fold())
-        .filter(tantivy.Filter.stemmer("english"))
-        .build()
     )
+    if language is None:
+        return builder.build()
+    try:
+        return builder.filter(tantivy.Filter.stemmer(language)).build()
+    except ValueError as exc:
+        raise ConfigError(f"expected a language with a Snowball stemmer, got {language!r}: {exc}") from exc
 
 
 def _schema() -> Any:  # noqa: ANN401 - tantivy.Schema

@@ -113,8 +113,8 @@ def test_order_and_company_make_no_difference(torch_encoder):
 def test_windows_and_batches_join_seamlessly(torch_encoder, monkeypatch):
     want = torch_encoder.encode(TEXTS)
     monkeypatch.setattr("retrieval.encoder.WINDOW", 2)
-    monkeypatch.setattr("retrieval.encoder.TOKEN_BUDGET", 5)
-    assert np.abs(torch_encoder.encode(TEXTS, progress="embedding") - want).max() < 1e-5
+    encoder = TextEncoder(torch_encoder.tokenizer, torch_encoder._engine, torch_encoder.info, token_budget=5)
+    assert np.abs(encoder.encode(TEXTS, progress="embedding") - want).max() < 1e-5
 
 
 def test_no_texts_give_no_embeddings(torch_encoder):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus.errors import ArtefactError, InputError
+from corpus.errors import ArtefactError, ConfigError, InputError
 from corpus.items import Item, ItemTable
 from retrieval.config import LexicalConfig
 from retrieval.lexical_index import SETTINGS_FILE, LexicalIndex
@@ -69,6 +69,29 @@ def test_case_accents_punctuation_and_endings_make_no_difference(query):
     got = index.search(query, 5)
     assert got[0].tolist() == want[0].tolist() == [0]
     np.testing.assert_array_equal(got[1], want[1])
+
+
+@pytest.mark.parametrize(
+    ("language", "query", "rows"),
+    [
+        ("english", "shoe", [0, 1]),
+        (None, "shoe", [1]),
+        (None, "shoes", [0]),
+        ("english", "buche", [3]),
+        ("german", "buche", [2, 3]),
+        ("german", "BÜCHER", [2, 3]),
+    ],
+)
+def test_endings_are_cut_off_in_the_language_of_the_store(language, query, rows, tmp_path):
+    items = table("shoes", "shoe", "bücher", "buche")
+    LexicalIndex.build(items, TITLE_ONLY, tmp_path, language=language)
+    got, _ = LexicalIndex.open(tmp_path).search(query, 5)
+    assert sorted(got.tolist()) == rows
+
+
+def test_a_language_without_a_stemmer_is_refused():
+    with pytest.raises(ConfigError, match="klingon"):
+        LexicalIndex.build(table("lamp"), TITLE_ONLY, language="klingon")
 
 
 @pytest.mark.parametrize(
