@@ -1,4 +1,6 @@
+import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -313,3 +315,10 @@ def test_any_message_is_either_read_or_refused_as_input(data):
             reader(message, CONFIG, now=NOW)  # type: ignore[arg-type]
         except InputError as exc:
             assert exc.field is not None
+
+
+@pytest.mark.parametrize("message", [pb.SearchRequest, pb.SearchParams, pb.UserEvent], ids=lambda m: m.DESCRIPTOR.name)
+def test_the_api_page_names_every_field_of_a_request(message):
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    for name in message.DESCRIPTOR.fields_by_name:
+        assert re.search(rf"[`.]{name}[`.]", page), name
