@@ -112,11 +112,13 @@ def export_reranker(
         ConfigError: If there is no calibration batch.
     """
     from retrieval.export import export_openvino
+    from retrieval.quiet import quiet_libraries
 
     info = RerankerModelInfo.load(model_version_dir)
     tokenizer = PairTokenizer.load(model_version_dir / MODEL_FOLDER)
     module = load_module(model_version_dir / MODEL_FOLDER)
-    export_openvino(module, out_dir, precision=precision, calibration=calibration)
+    with quiet_libraries():
+        export_openvino(module, out_dir, precision=precision, calibration=calibration)
     exported = RerankerInfo(
         fingerprint=info.fingerprint,
         retriever_fingerprint=info.retriever_fingerprint,
