@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.datasets import DATA_SETS, DataSet
+from benchmarks.datasets import DATA_SETS, N_QUICK_QUERIES, QUICK, DataSet
 from corpus.config import load_config
 from corpus.errors import ConfigError
 from corpus.workspace import Workspace, versions
@@ -55,7 +55,7 @@ def measure(name: str, dataset: DataSet, *, shared: Path, store: Path, quick: bo
     from indexer.evaluate import evaluate_bundle
 
     workspace = Workspace(store)
-    settings = {**dataset.settings, **(dataset.quick if quick else {})}
+    settings = {**dataset.settings, **(QUICK if quick else {})}
     assignments = [f"{key}={json.dumps(value)}" for key, value in settings.items()] + overrides
     seconds: dict[str, float] = {}
     if not workspace.config_path.exists():
@@ -75,7 +75,7 @@ def measure(name: str, dataset: DataSet, *, shared: Path, store: Path, quick: bo
         workspace,
         config.retriever,
         split="test",
-        limit=200 if quick else dataset.n_test_queries,
+        limit=N_QUICK_QUERIES if quick else dataset.n_test_queries,
         relevant_grade=dataset.relevant_grade,
     )
     seconds["evaluate"] = time.monotonic() - started

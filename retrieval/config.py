@@ -47,12 +47,16 @@ class VectorIndexConfig(Section):
 
 
 class LexicalConfig(Section):
-    """``[retriever.lexical]``: BM25 boosts of the catalogue's fields; 0 leaves a field out."""
+    """``[retriever.lexical]``: BM25 boosts of the catalogue's fields; 0 leaves a field out.
+
+    The description weighs little: where only some items have one, a higher boost ranks by who has. On a store of real
+    clicks 0.2 halved MRR@10 (.56 to .29), 0.05 cost .01.
+    """
 
     title: float = Field(default=1.0, ge=0)  # boost of the title
     brand: float = Field(default=0.5, ge=0)  # boost of the brand
     category: float = Field(default=0.3, ge=0)  # boost of the category path
-    description: float = Field(default=0.2, ge=0)  # boost of the description
+    description: float = Field(default=0.05, ge=0)  # boost of the description
     attributes: float = Field(default=0.2, ge=0)  # boost of the attribute values
 
 
