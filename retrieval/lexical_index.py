@@ -1,5 +1,6 @@
 """BM25 over the catalogue's text, by tantivy. The only module that imports tantivy."""
 
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from retrieval.config import TEXT_FIELDS, LexicalConfig
 SETTINGS_FILE = "lexical.json"
 FORMAT_VERSION = 1
 ANALYSER = "tandem"
+LOCKS = ".tantivy-*.lock"
 ROW = "row"
 MAX_WORD_CHARACTERS = 64  # what is longer is no word
 MAX_QUERY_TERMS = 64  # distinct ones; bounds the time of a pasted page
@@ -84,16 +86,18 @@ class LexicalIndex:
                 writer.add_document(document)
             writer.commit()
             writer.wait_merging_threads()
+            index.config_reader("manual")  # the default polls the folder for commits, in a thread of its own
             index.reload()
             if folder is not None:
                 (folder / SETTINGS_FILE).write_text(settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
+                _tidy(folder)
         except (OSError, ValueError) as exc:
             raise ArtefactError(f"expected to write a lexical index to {folder}, got: {exc}; check the folder") from exc
         return cls(index, settings)
 
     @classmethod
     def open(cls, folder: Path) -> "LexicalIndex":
-        """Open an index written by ``build``.
+        """Open an index written by ``build``; the folder may be read-only.
 
         Raises:
             ArtefactError: If the folder holds no such index.
@@ -105,7 +109,7 @@ class LexicalIndex:
                     f"expected lexical format {FORMAT_VERSION} in {folder}, got {settings.format_version}; "
                     "build the bundle again"
                 )
-            index = cls(tantivy.Index.open(str(folder)), settings)
+            index = cls(_open(folder), settings)
         except (OSError, ValueError, ValidationError) as exc:
             raise ArtefactError(f"expected a lexical index in {folder}, got: {exc}; build the bundle again") from exc
         if len(index) != settings.n_items:
@@ -156,6 +160,27 @@ class LexicalIndex:
             for name, boost in self._boosts.items()
         ]
         return tantivy.Query.boolean_query(clauses)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove tantivy's locks, and lift the files that it keeps to their owner to the mode of all the others."""
+    for lock in folder.glob(LOCKS):
+        lock.unlink()
+    mode = (folder / SETTINGS_FILE).stat().st_mode
+    for path in folder.iterdir():
+        path.chmod(mode)
+
+
+def _open(folder: Path) -> Any:  # noqa: ANN401 - tantivy.Index
+    """Open through links: tantivy writes a lock beside the files it reads, and a bundle is not to be written to."""
+    with tempfile.TemporaryDirectory(prefix="tandem-") as links:
+        for path in folder.resolve().iterdir():
+            (Path(links) / path.name).symlink_to(path)
+        index = tantivy.Index.open(links)
+        index.config_reader("manual")
+        # opens and maps every file, so that the links may go
+        index.reload()
+        return index
 
 
 def _analyser(language: str | None) -> Any:  # noqa: ANN401 - tantivy.TextAnalyzer

@@ -156,6 +156,18 @@ def test_opened_index_keeps_its_boosts(tmp_path):
     assert len(LexicalIndex.open(tmp_path).search("acme", 5)[0]) == 0
 
 
+def test_opening_and_searching_leave_the_folder_as_it_was(tiny_items, tmp_path):
+    LexicalIndex.build(tiny_items, LexicalConfig(), tmp_path)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1  # a server may run as another user
+    folder_time = tmp_path.stat().st_mtime_ns
+    assert len(LexicalIndex.open(tmp_path).search("shoe", 5)[0]) == 5
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+    # not even a lock came and went: a server may see the bundle read-only
+    assert tmp_path.stat().st_mtime_ns == folder_time
+    assert not [name for name in before if name.endswith(".lock")]
+
+
 def test_an_empty_catalogue_finds_nothing():
     assert len(LexicalIndex.build(table(), LexicalConfig()).search("shoe", 3)[0]) == 0
 
