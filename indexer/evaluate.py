@@ -105,6 +105,7 @@ def evaluate(
     examples = [example for example in drawn if _has_answer(example, config.relevant_grade)]
     notes: list[str] = []
     if oracle is not None:
+        oracle = oracle.for_examples(examples)
         known = [example for example in examples if example.query_id in oracle]
         if not known:
             notes.append(f"no row for the oracle: it knows no query of the {config.split} split")

@@ -32,7 +32,6 @@ class LexicalSettings(Section):
 
     format_version: int = FORMAT_VERSION
     n_items: int = Field(ge=0)
-    language: str | None  # whose endings are cut off
     config: LexicalConfig
 
 
@@ -46,7 +45,7 @@ class LexicalIndex:
     def __init__(self, index: Any, settings: LexicalSettings) -> None:  # noqa: ANN401 - tantivy.Index
         """Wrap a committed tantivy index; ``build`` and ``open`` are the ways in."""
         self.settings = settings
-        self._analyser = _analyser(settings.language)
+        self._analyser = _analyser(settings.config.language)
         index.register_tokenizer(ANALYSER, self._analyser)
         self._schema = index.schema
         self._searcher = index.searcher()
@@ -59,22 +58,19 @@ class LexicalIndex:
         items: ItemTable,
         config: LexicalConfig,
         folder: Path | None = None,
-        *,
-        language: str | None = "english",
     ) -> "LexicalIndex":
         """Index a catalogue.
 
         Args:
             items: The catalogue; every text field is indexed, so that boosts can change without a rebuild.
-            config: Boosts of the fields.
+            config: Boosts of the fields, and the language.
             folder: Where to write, made if missing, without an index so far; None keeps the index in memory.
-            language: Whose endings to cut off, as the Snowball stemmers are named; None cuts none.
         Raises:
             ConfigError: If there is no stemmer for the language.
             ArtefactError: If the folder cannot be written.
         """
-        settings = LexicalSettings(n_items=len(items), language=language, config=config)
-        analyser = _analyser(language)
+        settings = LexicalSettings(n_items=len(items), config=config)
+        analyser = _analyser(config.language)
         try:
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -183,7 +179,7 @@ def _open(folder: Path) -> Any:  # noqa: ANN401 - tantivy.Index
         return index
 
 
-def _analyser(language: str | None) -> Any:  # noqa: ANN401 - tantivy.TextAnalyzer
+def _analyser(language: str) -> Any:  # noqa: ANN401 - tantivy.TextAnalyzer
     builder = (
         tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
         .filter(tantivy.Filter.remove_long(MAX_WORD_CHARACTERS))
@@ -191,7 +187,7 @@ def _analyser(language: str | None) -> Any:  # noqa: ANN401 - tantivy.TextAnalyz
         # before the stemmer: shoppers leave accents out, and both spellings must end up alike
         .filter(tantivy.Filter.ascii_fold())
     )
-    if language is None:
+    if language == "none":
         return builder.build()
     try:
         return builder.filter(tantivy.Filter.stemmer(language)).build()

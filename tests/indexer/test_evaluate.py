@@ -118,17 +118,18 @@ def test_data_of_another_catalogue_is_refused(tiny_prepared, bundle, tmp_path):
 
 def test_the_oracle_is_the_last_row_and_the_measure_of_the_possible(tiny_prepared, bundle):
     examples = tiny_prepared.examples("test")[:6]
-    best = {e.query_id: [max(e.labels, key=lambda label: label.grade).row] for e in examples}
     rows = [
         {
-            "search_id": query_id,
+            "search_id": example.query_id,
+            "user_id": example.user_id,
+            "timestamp": example.timestamp,
             "item_id": tiny_prepared.items.ids[row],
             "rank": rank,
             "probability": 0.5,
             "expected_gain": 3.0,
         }
-        for query_id, ranking in best.items()
-        for rank, row in enumerate(ranking, start=1)
+        for example in examples
+        for rank, row in enumerate([max(example.labels, key=lambda label: label.grade).row], start=1)
     ]
     report = evaluate(tiny_prepared, bundle, EvaluationConfig(), oracle=Oracle(pl.DataFrame(rows)))
     assert report.n_queries == 6

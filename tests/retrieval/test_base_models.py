@@ -32,7 +32,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["/no/such/model", "./model", "~/no-such-model", "a/b/c", "", "a model"])
 def test_a_missing_folder_is_refused(name: str):
-    with pytest.raises(ConfigError, match="check the path|found neither"):
+    with pytest.raises(ConfigError, match=r"check the path|found neither"):
         resolve_base_model(name)
 
 
