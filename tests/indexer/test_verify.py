@@ -22,7 +22,9 @@ def test_digests_are_those_of_the_content(small_bundle):
         assert entry.size_bytes == len(SMALL_FILES[name])
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.data())
 def test_any_flipped_bit_of_any_file_is_refused_and_the_file_named(small_bundle, data):
     name = data.draw(st.sampled_from([MANIFEST_FILE, *(name for name, content in SMALL_FILES.items() if content)]))
