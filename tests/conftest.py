@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, settings
 
 from corpus.items import Item, ItemTable
 from corpus.prepared import EXAMPLE_SCHEMA, Prepared
@@ -17,6 +18,10 @@ from corpus.prepared import EXAMPLE_SCHEMA, Prepared
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# how long an example takes says more about the machine than about the code
+settings.register_profile("tandem", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tandem")
 
 DEPARTMENTS = {
     "shoes": ("running shoe", "leather boot", "sandal"),
