@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from corpus.config import Section
-from corpus.prepare import DataConfig
+from corpus.settings import DataConfig
 from indexer.config import BuildConfig
 from rerank.config import RerankerConfig
 from retrieval.config import RetrieverConfig

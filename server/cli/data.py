@@ -84,8 +84,8 @@ def _fill(
     workspace: Workspace, kind: str | None, source: Path | None, seed: int
 ) -> tuple[dict[str, object], dict[str, int]]:
     """Write the source files; return the settings and the counts."""
-    workspace.source.mkdir(parents=True, exist_ok=True)
     if kind is None:
+        workspace.source.mkdir(parents=True, exist_ok=True)
         return {}, {}
     if kind == "synthetic":
         from corpus.synthetic import SyntheticConfig, generate
@@ -96,8 +96,10 @@ def _fill(
             **counts,
             "purchases": made.n_purchases,
         }
-    from corpus.importers import import_store
+    from corpus.importers import KINDS, import_store
 
+    if kind not in KINDS:
+        raise ConfigError(f"expected --from synthetic, {', '.join(KINDS)}; got {kind!r}")
     if source is None:
         raise ConfigError(f"--from {kind} needs --source FOLDER: the folder that holds the files to import")
     imported = import_store(kind, source, workspace.source)

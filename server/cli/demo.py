@@ -26,13 +26,20 @@ if TYPE_CHECKING:
 
 # Sized for two cores without a GPU: enough steps to leave every floor behind, few enough for a coffee.
 DEMO_SETTINGS = [
-    "retriever.train.epochs=1",
-    "retriever.train.max_steps=60",
-    "reranker.train.epochs=1",
-    "reranker.train.max_steps=60",
+    "retriever.train.max_steps=45",
+    "retriever.train.valid_examples=200",
+    "retriever.train.valid_items=1000",
     "reranker.n_layers=3",
+    "reranker.max_history_tokens=40",
+    "reranker.max_item_tokens=32",
+    "reranker.train.max_steps=60",
+    "reranker.train.lists_per_batch=12",
+    "reranker.train.list_size=6",
+    "reranker.train.learning_rate=2e-4",
+    "reranker.train.valid_examples=80",
+    "reranker.train.valid_depth=20",
 ]
-N_EVALUATED = 300
+N_EVALUATED = 150
 SERVING = re.compile(r"serving .* on (\S+:\d+)")
 
 
@@ -52,7 +59,7 @@ def demo(
     _heading(console, "Held-out quality: searches of the last days, which no model has seen")
     from indexer.evaluate import evaluate_bundle
 
-    measured = evaluate_bundle(workspace, config.retriever, split="test", limit=N_EVALUATED)
+    measured = evaluate_bundle(workspace, config.retriever, split="test", limit=N_EVALUATED, rerank_depth=20)
     console.print(measured.table())
     _heading(console, "Search: the same words, different shoppers")
     with _server(store) as address:
