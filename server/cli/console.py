@@ -31,15 +31,15 @@ def results_table(
     Args:
         response: The answer.
         limit: Show at most so many results.
-        ranks_before: Rank of each item for the same query without history; given, a column shows the difference.
+        ranks_before: Rank of each item for the same query without history; given, a column shows how far it moved each.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("rank", "retrieval", "lexical", "rerank"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
     if ranks_before is not None:
-        table.add_column("history moved it", justify="right", no_wrap=True)
+        table.add_column("moved", justify="right", no_wrap=True, min_width=8)
     table.add_column("item", no_wrap=True, overflow="ellipsis")
-    table.add_column("price", justify="right", no_wrap=True)
+    table.add_column("price", justify="right", no_wrap=True, min_width=6)
     for hit in response.results[:limit]:
         row = [str(hit.rank), _score(hit.retrieval_score), _score(hit.lexical_score), _score(hit.rerank_score)]
         if ranks_before is not None:
