@@ -11,7 +11,6 @@ from server.cli.options import JsonOption, SetOption, StoreArgument, open_store,
 if TYPE_CHECKING:
     from rerank.model_info import RerankerModelInfo
     from retrieval.model_info import RetrieverModelInfo
-
     from server.config import TandemConfig
 
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Do not resume an interrupted training.")]
@@ -40,10 +39,9 @@ def train_first_stage(
     workspace: Workspace, config: "TandemConfig", *, fresh: bool = False
 ) -> tuple[Path, "RetrieverModelInfo"]:
     """Train the next version of the retriever; an interrupted one goes on where it was."""
+    from corpus.prepared import Prepared
     from retrieval.model_info import MODEL_FILE
     from retrieval.train import train_retriever
-
-    from corpus.prepared import Prepared
 
     prepared = Prepared(workspace.data)
     folder = _version_to_train(workspace.retrievers, MODEL_FILE, fresh=fresh)
@@ -55,13 +53,12 @@ def train_second_stage(
     workspace: Workspace, config: "TandemConfig", *, fresh: bool = False
 ) -> tuple[Path, "RerankerModelInfo"]:
     """Train the next version of the reranker on the newest retriever's candidates."""
+    from corpus.prepared import Prepared
     from rerank.model_info import MODEL_FILE
     from rerank.train import train_reranker
     from retrieval.model_info import MODEL_FILE as RETRIEVER_FILE
     from retrieval.model_info import load_retriever_info
     from retrieval.retriever import build_retriever
-
-    from corpus.prepared import Prepared
 
     prepared = Prepared(workspace.data)
     first = find_version(workspace.retrievers, None, marker=RETRIEVER_FILE)
