@@ -85,11 +85,15 @@ def build_validation(
 def validate(validation: ValidationSet, scorer: PairScorer) -> Outcome:
     """Rerank every query's candidates and fit the weight of the retrieval score.
 
+    Of all weights that are not clearly worse than the best one, the largest is taken: a reranker that has shown no
+    gain beyond chance leaves the order to retrieval. (Taking the best one outright let a reranker that had learned
+    nothing, on 80 queries, take the order over and lose a third of the MRR on test.)
+
     The weight is fitted on the same queries that the blended figure is given for; one number chosen from fourteen
     on hundreds of queries makes it slightly too good, which the test split shows.
 
     Returns:
-        MRR@10 of retrieval alone, of the reranker alone, and of both with the best weight (``mrr_at_10``, 0 if the
+        MRR@10 of retrieval alone, of the reranker alone, and of both with the chosen weight (``mrr_at_10``, 0 if the
         model answers NaN); and the weights, such that the final score is rerank + w · retrieval.
     """
     reranked = validation.score(scorer)
@@ -103,12 +107,32 @@ def validate(validation: ValidationSet, scorer: PairScorer) -> Outcome:
         )
     unit = _spread(reranked, known) / max(_spread(validation.retrieval, known), 1e-9)
     weights = [share * unit for share in GRID]
-    found = [mean_reciprocal_rank(_blend(reranked, validation.retrieval, w), validation.relevant) for w in weights]
-    best = int(np.argmax(found))  # of equals the smallest weight
+    found = np.stack(
+        [reciprocal_ranks(_blend(reranked, validation.retrieval, w), validation.relevant) for w in weights]
+    )  # (n_weights, n_queries)
+    chosen = _largest_good(found)
+    mrr = found.mean(axis=1) if len(validation) else np.zeros(len(weights))
     return Outcome(
-        metrics={"mrr_at_10": found[best], "mrr_at_10_rerank_only": found[0], "mrr_at_10_retrieval": before},
-        score_weights={"rerank": 1.0, "retrieval": float(weights[best])},
+        metrics={
+            "mrr_at_10": float(mrr[chosen]),
+            "mrr_at_10_rerank_only": float(mrr[0]),
+            "mrr_at_10_retrieval": before,
+        },
+        score_weights={"rerank": 1.0, "retrieval": float(weights[chosen])},
     )
+
+
+def _largest_good(found: FloatArray) -> int:
+    """Return the last line whose mean is within one standard error, paired by query, of the best line's.
+
+    Source: the one-standard-error rule of Breiman et al. 1984, "Classification and regression trees", section 3.4.3.
+    """
+    n_queries = found.shape[1]
+    if n_queries == 0:
+        return len(found) - 1
+    lost = found[np.argmax(found.mean(axis=1))] - found  # (n_weights, n_queries)
+    error = lost.std(axis=1, ddof=1) / np.sqrt(n_queries) if n_queries > 1 else np.zeros(len(found))
+    return int(np.flatnonzero(lost.mean(axis=1) <= error)[-1])
 
 
 def mean_reciprocal_rank(scores: FloatArray, relevant: np.ndarray[tuple[int, int], np.dtype[np.bool_]]) -> float:
@@ -119,11 +143,14 @@ def mean_reciprocal_rank(scores: FloatArray, relevant: np.ndarray[tuple[int, int
         relevant: bool (n_queries, depth).
     Source: Voorhees 1999, TREC-8 question answering track.
     """
-    if len(scores) == 0:
-        return 0.0
+    return float(reciprocal_ranks(scores, relevant).mean()) if len(scores) else 0.0
+
+
+def reciprocal_ranks(scores: FloatArray, relevant: np.ndarray[tuple[int, int], np.dtype[np.bool_]]) -> FloatArray:
+    """Return each query's 1 / rank of its first relevant candidate, float32 (n_queries,); see the mean above."""
     order = np.argsort(-scores, axis=1, kind="stable")
     hits = np.take_along_axis(relevant, order, axis=1)[:, :CUTOFF]
-    return float(np.mean(np.where(hits.any(axis=1), 1.0 / (1.0 + hits.argmax(axis=1)), 0.0)))
+    return np.where(hits.any(axis=1), 1.0 / (1.0 + hits.argmax(axis=1)), 0.0).astype(np.float32)
 
 
 def _blend(reranked: FloatArray, retrieval: FloatArray, weight: float) -> FloatArray:

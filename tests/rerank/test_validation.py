@@ -60,7 +60,23 @@ def test_a_useless_reranker_does_not_beat_retrieval_down(pair_tokenizer: PairTok
     assert -1.0 + weight * 0.9 > 0.5 + weight * 0.8  # the weight holds for unscaled scores
 
 
-def test_a_perfect_reranker_needs_no_retrieval_score(pair_tokenizer: PairTokenizer):
+def test_a_gain_within_chance_leaves_the_order_to_retrieval(pair_tokenizer: PairTokenizer):
+    # the reranker turns the first two round: right for six queries, wrong for five
+    validation = validation_set([[0.9, 0.8]] * 11, [[0, 1]] * 6 + [[1, 0]] * 5)
+    found = outcome(validation, {0: 0.0, 1: 1.0}, pair_tokenizer)
+    assert found.metrics["mrr_at_10_rerank_only"] > found.metrics["mrr_at_10_retrieval"]
+    assert found.metrics["mrr_at_10"] == found.metrics["mrr_at_10_retrieval"]
+    weight = found.score_weights["retrieval"]
+    assert weight * 0.9 > 1.0 + weight * 0.8
+
+
+def test_a_gain_beyond_chance_is_taken(pair_tokenizer: PairTokenizer):
+    validation = validation_set([[0.9, 0.8]] * 11, [[0, 1]] * 9 + [[1, 0]] * 2)
+    found = outcome(validation, {0: 0.0, 1: 1.0}, pair_tokenizer)
+    assert found.metrics["mrr_at_10"] == found.metrics["mrr_at_10_rerank_only"]
+
+
+def test_a_perfect_reranker_outweighs_the_retrieval_score(pair_tokenizer: PairTokenizer):
     validation = validation_set([[0.9, 0.8, 0.1]] * 3, [[0, 0, 1]] * 3)
     found = outcome(validation, {0: -1.0, 1: 0.5, 2: 1.0}, pair_tokenizer)
     assert found.metrics == {
@@ -68,7 +84,8 @@ def test_a_perfect_reranker_needs_no_retrieval_score(pair_tokenizer: PairTokeniz
         "mrr_at_10_rerank_only": 1.0,
         "mrr_at_10_retrieval": pytest.approx(1 / 3),
     }
-    assert found.score_weights["retrieval"] == 0.0
+    weight = found.score_weights["retrieval"]
+    assert 1.0 + weight * 0.1 > max(0.5 + weight * 0.8, -1.0 + weight * 0.9)
 
 
 def test_short_lists_are_not_confused_by_their_padding(pair_tokenizer: PairTokenizer):
