@@ -20,6 +20,8 @@ from pydantic import Field, model_validator
 
 from corpus.config import Section
 
+FROM_RETRIEVER = "retriever"  # as base model: start from the tuned retriever's weights
+
 REFERENCE: dict[str, Any] = {
     "epochs": 5,
     "list_size": 8,
@@ -57,7 +59,7 @@ class RerankerConfig(Section):
     """``[reranker]``: the second stage."""
 
     preset: Literal["default", "reference"] = "default"  # reference: as Tandem was specified, see rerank/config.py
-    base_model: str = "default"  # the packaged MiniLM; else a folder or a hub id
+    base_model: str = "default"  # the packaged MiniLM; "retriever": the tuned retriever; else a folder or a hub id
     n_layers: int | None = Field(default=None, ge=1)  # keep only the base model's first layers; None: all
     item_fields: tuple[str, ...] = ("title", "brand", "category")  # what it reads of an item, in this order
     max_query_tokens: int = Field(default=32, ge=1)  # longer queries are cut

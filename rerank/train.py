@@ -17,7 +17,7 @@ from corpus.errors import ConfigError, InputError
 from corpus.prepared import Prepared
 from rerank.candidates import TrainingList, add_candidates, collect_lists, n_draws
 from rerank.checkpoints import open_checkpoints
-from rerank.config import RerankerConfig
+from rerank.config import FROM_RETRIEVER, RerankerConfig
 from rerank.cross_encoder import check_length, load_classifier
 from rerank.dataset import ListDataset
 from rerank.history import HISTORY_VERSION, item_names
@@ -50,6 +50,7 @@ def train_reranker(
     out: Path,
     *,
     retriever_fingerprint: str,
+    retriever_model: Path | None = None,
     resume: bool = True,
 ) -> RerankerModelInfo:
     """Train a cross-encoder on the tuned retriever's candidates.
@@ -60,6 +61,7 @@ def train_reranker(
         config: The ``[reranker]`` section.
         out: The version folder to fill: ``model/``, ``logs/``, last ``model.json``; ``checkpoints/`` while it runs.
         retriever_fingerprint: Of the retriever's trained version.
+        retriever_model: Folder of its transformer, for a configuration that starts from it.
         resume: Go on from the last checkpoint of an interrupted run of the same configuration, data and retriever.
     Returns:
         What was written to ``model.json``.
@@ -77,7 +79,7 @@ def train_reranker(
     }
     checkpoints = out / CHECKPOINT_FOLDER
     checkpoint = open_checkpoints(checkpoints, identity, resume=resume)
-    base_model = resolve_base_model(config.base_model)
+    base_model = _base_model(config, retriever_model)
     with quiet_libraries():
         tokenizer, pretrained = _load_tokenizer(base_model)
         set_seed(config.train.seed)  # the fresh head is drawn at random
@@ -105,6 +107,17 @@ def train_reranker(
     info.save(out)
     shutil.rmtree(checkpoints)
     return info
+
+
+def _base_model(config: RerankerConfig, retriever_model: Path | None) -> str:
+    if config.base_model != FROM_RETRIEVER:
+        return resolve_base_model(config.base_model)
+    if retriever_model is None or not (retriever_model / "config.json").is_file():
+        raise ConfigError(
+            f"expected a retriever with one shared encoder for [reranker] base_model = {FROM_RETRIEVER!r}, got "
+            "separate towers or none; name a folder or a hub id"
+        )
+    return str(retriever_model)
 
 
 def training_lists(prepared: Prepared, retriever: Retriever, config: RerankerConfig) -> list[TrainingList]:

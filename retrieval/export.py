@@ -63,7 +63,7 @@ def _quantize(model: Any, calibration: Sequence[TokenBatch]) -> Any:  # noqa: AN
         import nncf
     except ImportError as exc:
         raise DeviceUnavailable("expected nncf for int8, found none; install the `train` extra or use fp32") from exc
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # set_log_level would reach into other handlers too
     names = [port.get_any_name() for port in model.inputs]
     samples = nncf.Dataset([{name: getattr(batch, name) for name in names} for batch in calibration])
     return nncf.quantize(model, samples, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(calibration))

@@ -24,19 +24,20 @@ if TYPE_CHECKING:
     from server.client import TandemClient
     from server.config import TandemConfig
 
-# Sized for two cores without a GPU: enough steps to leave every floor behind, few enough for a coffee.
+# Sized for two cores without a GPU: enough steps to leave the floors behind, few enough for a coffee.
 DEMO_SETTINGS = [
     "retriever.train.max_steps=45",
     "retriever.train.valid_examples=200",
     "retriever.train.valid_items=1000",
-    "reranker.n_layers=3",
+    'reranker.base_model="retriever"',
+    "reranker.n_layers=4",
     "reranker.max_history_tokens=40",
     "reranker.max_item_tokens=32",
     "reranker.train.max_steps=60",
     "reranker.train.lists_per_batch=12",
     "reranker.train.list_size=6",
-    "reranker.train.learning_rate=2e-4",
-    "reranker.train.valid_examples=80",
+    "reranker.train.learning_rate=1e-4",
+    "reranker.train.valid_examples=200",
     "reranker.train.valid_depth=20",
 ]
 N_EVALUATED = 150

@@ -57,7 +57,7 @@ def train_second_stage(
     from rerank.model_info import MODEL_FILE
     from rerank.train import train_reranker
     from retrieval.model_info import MODEL_FILE as RETRIEVER_FILE
-    from retrieval.model_info import load_retriever_info
+    from retrieval.model_info import MODEL_FOLDER, load_retriever_info
     from retrieval.retriever import build_retriever
 
     prepared = Prepared(workspace.data)
@@ -66,7 +66,13 @@ def train_second_stage(
     stage = build_retriever(prepared.items, first, config.retriever, workspace.embeddings)
     folder = _version_to_train(workspace.rerankers, MODEL_FILE, fresh=fresh)
     trained = train_reranker(
-        prepared, stage, config.reranker, folder, retriever_fingerprint=info.fingerprint, resume=not fresh
+        prepared,
+        stage,
+        config.reranker,
+        folder,
+        retriever_fingerprint=info.fingerprint,
+        retriever_model=first / MODEL_FOLDER,
+        resume=not fresh,
     )
     return folder, trained
 
