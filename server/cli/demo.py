@@ -36,7 +36,7 @@ DEMO_SETTINGS = [
     "reranker.train.max_steps=60",
     "reranker.train.lists_per_batch=12",
     "reranker.train.list_size=6",
-    "reranker.train.learning_rate=1e-4",
+    "reranker.train.learning_rate=2e-4",
     "reranker.train.valid_examples=200",
     "reranker.train.valid_depth=20",
 ]
