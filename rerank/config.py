@@ -8,8 +8,8 @@
   of an optimiser step is paid a quarter as often.
 - **Learning rate: 5e-5.** A batch four times larger carries a step about twice as large (the square-root rule), and
   the default base model is small (6 layers) and starts with a fresh scoring head.
-- **Epochs: 3.** Negatives are drawn anew in every epoch, but the positives are the same; on the Best Buy clicks the first
-  of two epochs was the better one on validation. Early stopping keeps the best epoch under either preset.
+- **Epochs: 3.** Negatives are drawn anew in every epoch, but the positives are the same; on the Best Buy clicks the
+  first of two epochs was the better one on validation. Early stopping keeps the best epoch under either preset.
 
 These are reasons: the two presets have not been compared on the same data yet.
 
