@@ -84,7 +84,11 @@ def measure(name: str, dataset: DataSet, *, shared: Path, store: Path, quick: bo
         "command": f"python -m benchmarks quality {name}" + (" --quick" if quick else ""),
         "settings": settings,
         "overrides": overrides,
-        "machine": {"processor": _processor(), "n_cores": _n_cores(), "platform": f"{platform.system()} {platform.machine()}"},
+        "machine": {
+            "processor": _processor(),
+            "n_cores": _n_cores(),
+            "platform": f"{platform.system()} {platform.machine()}",
+        },
         "versions": {package: version(package) for package in ("torch", "sentence-transformers", "faiss-cpu")},
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": {stage: round(value, 1) for stage, value in seconds.items()},
