@@ -38,7 +38,7 @@ def results_table(
         table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
     if ranks_before is not None:
         table.add_column("moved", justify="right", no_wrap=True, min_width=8)
-    table.add_column("item", no_wrap=True, overflow="ellipsis")
+    table.add_column("item", ratio=1)
     table.add_column("price", justify="right", no_wrap=True, min_width=6)
     for hit in response.results[:limit]:
         row = [str(hit.rank), _score(hit.retrieval_score), _score(hit.lexical_score), _score(hit.rerank_score)]

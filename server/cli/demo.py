@@ -40,7 +40,7 @@ DEMO_SETTINGS = [
     "reranker.train.valid_examples=200",
     "reranker.train.valid_depth=20",
 ]
-N_EVALUATED = 150
+N_EVALUATED = 120
 SERVING = re.compile(r"serving .* on (\S+:\d+)")
 
 
