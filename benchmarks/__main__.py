@@ -11,7 +11,9 @@ import typer
 from benchmarks.quality import quality
 from corpus.errors import TandemError
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = typer.Typer(
+    help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+)
 app.command()(quality)
 
 
