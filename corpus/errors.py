@@ -10,6 +10,7 @@
         BadSource           a data file is missing, unreadable or lacks columns
         DimensionMismatch
         UnknownItem
+        TooLittleData       there are fewer searches than anything could be learned from
         NotImplementedField a field of the public API that this version does not serve yet
       ArtefactError         a file that Tandem itself wrote is missing, broken or does not fit
         BundleCorrupt
@@ -47,6 +48,10 @@ class InputError(TandemError):
 
 class EmptyQuery(InputError):
     """The query holds no visible character."""
+
+
+class TooLittleData(InputError):
+    """There are fewer searches than a model could learn from without learning noise."""
 
 
 class BadFilter(InputError):

@@ -23,6 +23,7 @@ from corpus.events import EventType, HistoryEvent
 from corpus.items import ItemTable
 
 Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")  # in order of time
 
 EXAMPLE_SCHEMA: dict[str, Any] = {
     "query_id": pl.String,
@@ -60,12 +61,14 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pairs:
-    """Every (query, item) with a label of weight above 0 of one split, as columns: one row per example and item."""
+    """Every (query, item) with a label of weight above 0 of some splits, as columns: one row per example and item."""
 
     queries: list[str]  # distinct texts, in the order of their first appearance
     query: npt.NDArray[np.int64]  # (n,) position in ``queries``
     row: npt.NDArray[np.int64]  # (n,) in the prepared item table
     weight: npt.NDArray[np.float32]  # (n,) above 0
+    shopper: npt.NDArray[np.int64]  # (n,) equal for the pairs of one shopper; -1 where nobody knows whose it is
+    timestamp: npt.NDArray[np.datetime64]  # (n,) UTC, microseconds; NaT for judged queries
 
 
 class Prepared:
@@ -114,18 +117,23 @@ class Prepared:
             frame = frame.sort(pl.col("query_id").hash(seed)).head(limit)
         return [_example(row) for row in frame.collect(engine="streaming").iter_rows(named=True)]
 
-    def pairs(self, split: Split) -> Pairs:
-        """Read the query-item pairs of one split without its histories, for logs too large for ``examples``."""
+    def pairs_before(self, split: Split) -> Pairs:
+        """Read the pairs of all splits before one: what may be known when its searches are answered."""
+        return self.pairs(*SPLITS[: SPLITS.index(split)])
+
+    def pairs(self, *splits: Split) -> Pairs:
+        """Read the query-item pairs of some splits without histories, for logs too large for ``examples``."""
         frame = (
             pl.scan_parquet(self.folder / "examples.parquet")
-            .filter(pl.col("split") == split)
-            .select("query", "labels")
+            .filter(pl.col("split").is_in(splits))
+            .select("query", "user_id", "timestamp", "labels")
             .explode("labels", empty_as_null=False, keep_nulls=False)
             .unnest("labels")
             .filter(pl.col("weight") > 0)
-            .select("query", "row", "weight")
+            .select("query", "user_id", "timestamp", "row", "weight")
             .collect(engine="streaming")
         )
+        shoppers = frame["user_id"].rank("dense").cast(pl.Int64).fill_null(0).to_numpy() - 1
         queries = frame.select(pl.col("query").unique(maintain_order=True))
         numbered = frame.join(queries.with_row_index("number"), on="query", how="left", maintain_order="left")
         return Pairs(
@@ -133,6 +141,8 @@ class Prepared:
             query=numbered["number"].cast(pl.Int64).to_numpy(),
             row=numbered["row"].cast(pl.Int64).to_numpy(),
             weight=numbered["weight"].to_numpy(),
+            shopper=shoppers,
+            timestamp=frame["timestamp"].dt.replace_time_zone(None).to_numpy(),
         )
 
 

@@ -41,6 +41,11 @@ class Workspace:
         return self.root / "models" / "reranker"
 
     @property
+    def blends(self) -> Path:
+        """Versions of the learned blend."""
+        return self.root / "models" / "blend"
+
+    @property
     def bundles(self) -> Path:
         """Versions of the bundle, and CURRENT."""
         return self.root / "bundles"

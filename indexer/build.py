@@ -6,6 +6,7 @@ workspace's cache, so the next attempt, and every rebuild after it, embeds only 
 """
 
 import logging
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,11 @@ from pydantic import BaseModel, ConfigDict
 
 from corpus.errors import InputError
 from corpus.items import ItemTable
-from corpus.prepared import Example, Prepared
+from corpus.prepared import SPLITS, Example, Prepared
 from corpus.workspace import Workspace
 from indexer.bundle import (
+    BEHAVIOUR_FOLDER,
+    BLEND_FOLDER,
     ENCODER_FOLDER,
     ITEMS_FILE,
     LEXICAL_FOLDER,
@@ -35,9 +38,11 @@ from indexer.engines import get_encoder, put_encoder, put_reranker
 from indexer.manifest import MANIFEST_FILE, BundleManifest
 from indexer.models import TrainedModels, choose_models
 from indexer.publish import current_version
+from rerank.blend import BLEND_FILE, FIRST_FILE, SECOND_FILE
 from rerank.config import RerankerConfig
 from rerank.inputs import PairTokenizer, PassageTokens
 from rerank.model_info import MODEL_FOLDER as RERANKER_MODEL
+from retrieval.behaviour import Behaviour
 from retrieval.config import RetrieverConfig
 from retrieval.embeddings import EmbedReport, embed_items
 from retrieval.encoder import open_torch_encoder
@@ -183,9 +188,11 @@ def _write_first_stage(plan: _Plan, embedded: _Embedded, folder: Path) -> Retrie
         plan.models.retriever_folder, folder / ENCODER_FOLDER, plan.config, max_tokens=max_tokens, queries=queries
     )
     encoder = get_encoder(folder / ENCODER_FOLDER, plan.config.engine, max_tokens=max_tokens, n_threads=None)
-    fitted = plan.models.retriever.fusion.dense_weight
-    configured = plan.stage.fusion.dense_weight
-    return Retriever(encoder, vector_index, lexical_index, fitted if configured is None else configured)
+    # of all splits: what is held back from the models to judge them by is the newest that the store knows
+    behaviour = Behaviour.build(plan.prepared.pairs(*SPLITS), encoder, plan.stage.behaviour, n_items=len(plan.items))
+    behaviour.save(folder / BEHAVIOUR_FOLDER)
+    weights = plan.models.retriever.fusion.resolved(plan.stage.fusion)
+    return Retriever(encoder, vector_index, lexical_index, weights, behaviour.queries)
 
 
 def _write_second_stage(plan: _Plan, retriever: Retriever, folder: Path) -> None:
@@ -206,6 +213,10 @@ def _write_second_stage(plan: _Plan, retriever: Retriever, folder: Path) -> None
         passage_tokens=tokens,
         searches=searches,
     )
+    if plan.models.blend_folder is not None:
+        (folder / BLEND_FOLDER).mkdir()
+        for name in (FIRST_FILE, SECOND_FILE, BLEND_FILE):
+            shutil.copyfile(plan.models.blend_folder / name, folder / BLEND_FOLDER / name)
 
 
 def _measure(plan: _Plan, retriever: Retriever) -> tuple[float, int]:

@@ -1,6 +1,6 @@
 """A bundle in memory: everything that one version of the server answers from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,8 +11,11 @@ from indexer.config import BuildConfig
 from indexer.engines import get_encoder, get_reranker
 from indexer.manifest import BundleManifest, read_manifest
 from indexer.verify import verify_bundle
+from rerank.blend import open_blend
+from rerank.features import FeatureExtractor
 from rerank.inputs import PassageTokens
 from rerank.reranker import Reranker
+from retrieval.behaviour import Behaviour
 from retrieval.config import RetrieverConfig
 from retrieval.lexical_index import LexicalIndex
 from retrieval.retriever import Retriever
@@ -25,6 +28,8 @@ LEXICAL_FOLDER = "lexical"
 PASSAGES_FOLDER = "passages"
 ENCODER_FOLDER = "encoder"
 RERANKER_FOLDER = "reranker"
+BEHAVIOUR_FOLDER = "behaviour"
+BLEND_FOLDER = "blend"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +38,20 @@ class Bundle:
 
     manifest: BundleManifest
     items: ItemTable
+    stage: RetrieverConfig  # settings of the first stage that it was built with
+    behaviour: Behaviour
     retriever: Retriever
     reranker: Reranker | None  # None: built before any reranker was trained
+
+    def with_behaviour(self, behaviour: Behaviour) -> "Bundle":
+        """Return the same models and indexes over other tables of behaviour."""
+        reranker = self.reranker
+        if reranker is not None and reranker.blend is not None:
+            extractor = FeatureExtractor(self.items, behaviour)
+            reranker = reranker.with_blend(reranker.blend.with_extractor(extractor))
+        return replace(
+            self, behaviour=behaviour, retriever=self.retriever.with_query_log(behaviour.queries), reranker=reranker
+        )
 
 
 def open_bundle(folder: Path, *, n_threads: int | None = None, verify: bool = True) -> Bundle:
@@ -60,17 +77,22 @@ def open_bundle(folder: Path, *, n_threads: int | None = None, verify: bool = Tr
         _check_encoder(manifest, encoder.fingerprint, encoder.dim, index.dim)
         _check_sizes(manifest, len(items), len(index))
         lexical = LexicalIndex.open(folder / LEXICAL_FOLDER)
-        retriever = Retriever(encoder, index, lexical, manifest.retriever.dense_weight)
+        behaviour = Behaviour.load(folder / BEHAVIOUR_FOLDER, stage.behaviour, n_items=len(items))
+        retriever = Retriever(encoder, index, lexical, manifest.retriever.weights, behaviour.queries)
         reranker = None
         if manifest.reranker is not None:
             _check_reranker(manifest)
             passages = PassageTokens.load(folder / PASSAGES_FOLDER)
             reranker = get_reranker(folder / RERANKER_FOLDER, build.engine, passages, items, n_threads=n_threads)
+            if manifest.blend is not None:
+                reranker = reranker.with_blend(open_blend(folder / BLEND_FOLDER, FeatureExtractor(items, behaviour)))
     except (BundleCorrupt, ModelIndexMismatch):
         raise
     except ArtefactError as exc:
         raise BundleCorrupt(f"bundle {manifest.version} in {folder} cannot be opened: {exc}") from exc
-    return Bundle(manifest=manifest, items=items, retriever=retriever, reranker=reranker)
+    return Bundle(
+        manifest=manifest, items=items, stage=stage, behaviour=behaviour, retriever=retriever, reranker=reranker
+    )
 
 
 def _sections(manifest: BundleManifest) -> tuple[BuildConfig, RetrieverConfig]:
@@ -113,4 +135,10 @@ def _check_reranker(manifest: BundleManifest) -> None:
         raise ModelIndexMismatch(
             f"expected a reranker trained on the candidates of retriever {manifest.retriever.fingerprint[:12]}, "
             f"got one of {entry.retriever_fingerprint[:12]}; run `tandem train reranker` and build again"
+        )
+    blend = manifest.blend
+    if entry is not None and blend is not None and blend.reranker_fingerprint != entry.fingerprint:
+        raise ModelIndexMismatch(
+            f"expected a blend trained on the scores of reranker {entry.fingerprint[:12]}, "
+            f"got one of {blend.reranker_fingerprint[:12]}; run `tandem train blend` and build again"
         )

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from corpus.config import Section
 from indexer.bundle import ENCODER_FOLDER, RERANKER_FOLDER
 from indexer.engines import tokenizer_digest
-from indexer.manifest import BundleManifest, RerankerEntry, RetrieverEntry
+from indexer.manifest import BlendEntry, BundleManifest, RerankerEntry, RetrieverEntry
 from indexer.models import TrainedModels
 from indexer.verify import hash_files
 from retrieval.passages import PASSAGE_VERSION
@@ -23,10 +23,12 @@ PACKAGES = (
     "tandem-search",
     "faiss-cpu",
     "faiss-gpu",
+    "lightgbm",
     "nncf",
     "numpy",
     "openvino",
     "polars",
+    "scipy",
     "sentence-transformers",
     "tantivy",
     "tokenizers",
@@ -68,9 +70,11 @@ def describe(built: Built) -> BundleManifest:
             tokenizer_sha256=tokenizer_digest(built.folder / ENCODER_FOLDER),
             item_fields=built.models.retriever.config.item_fields,
             passage_version=PASSAGE_VERSION,
-            dense_weight=built.retriever.dense_weight,
+            weights=built.retriever.weights,
+            n_logged_queries=0 if built.retriever.query_log is None else len(built.retriever.query_log),
         ),
         reranker=_reranker_entry(built),
+        blend=_blend_entry(built),
         config={name: _json(section) for name, section in built.config.items()},
         ann_recall=built.ann_recall,
         n_recall_queries=built.n_recall_queries,
@@ -92,6 +96,18 @@ def _reranker_entry(built: Built) -> RerankerEntry | None:
         item_fields=info.config.item_fields,
         passage_version=PASSAGE_VERSION,
         score_weights=info.score_weights,
+    )
+
+
+def _blend_entry(built: Built) -> BlendEntry | None:
+    info, folder = built.models.blend, built.models.blend_folder
+    if info is None or folder is None:
+        return None
+    return BlendEntry(
+        version=folder.name,
+        fingerprint=info.fingerprint,
+        reranker_fingerprint=info.reranker_fingerprint,
+        n_features=len(info.features) + len(info.rerank_features),
     )
 
 

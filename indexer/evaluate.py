@@ -21,6 +21,7 @@ from indexer.publish import current_version
 from indexer.report import HEADLINE, Estimate, EvaluationReport, Row, Slice
 from indexer.systems import Contest, Untuned, runs
 from retrieval.arrays import FloatArray
+from retrieval.behaviour import Behaviour
 from retrieval.config import RetrieverConfig
 from retrieval.metrics import MEASURES, evaluate_rankings, paired_bootstrap
 
@@ -118,7 +119,11 @@ def evaluate(
             f"expected queries with a relevant item in the {config.split} split, found none among {len(drawn)}; "
             "choose another split or a lower relevant grade"
         )
-    floors = Floors(prepared.examples("train", with_history=False), len(bundle.items))
+    # the bundle's own tables may hold the very choices that are to be foretold
+    before = prepared.pairs_before(config.split)
+    stage = bundle.stage.behaviour
+    bundle = bundle.with_behaviour(Behaviour.build(before, bundle.retriever.encoder, stage, n_items=len(bundle.items)))
+    floors = Floors(before, len(bundle.items))
     judge = _Judge(examples, config, bundle.items, oracle)
     seconds: dict[str, float] = {}
     started = time.monotonic()

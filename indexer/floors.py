@@ -1,39 +1,36 @@
 """The floors: what anybody gets without a model. No system's number is reported without them."""
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
-from corpus.prepared import Example
+from corpus.prepared import Pairs
 
 Ranking = Sequence[int]  # rows of the item table, best first
 
 
 class Floors:
-    """Popularity in the training split, overall and within each query; and chance."""
+    """Popularity before the evaluated split, overall and within each query; and chance."""
 
-    def __init__(self, training: Iterable[Example], n_items: int) -> None:
-        """Count what the training split holds.
+    def __init__(self, known: Pairs, n_items: int) -> None:
+        """Count what is known.
 
         Args:
-            training: Examples of the training split; only query and labels are read.
+            known: The choices of the splits before.
             n_items: Size of the catalogue.
         """
         self.n_items = n_items
         overall: Counter[int] = Counter()
-        within: dict[str, Counter[int]] = defaultdict(Counter)
-        for example in training:
-            seen = within[example.query]  # a query whose labels all weigh 0 was seen too
-            for label in example.labels:
-                if label.weight > 0:
-                    overall[label.row] += label.weight  # type: ignore[assignment]
-                    seen[label.row] += label.weight  # type: ignore[assignment]
+        within: dict[str, Counter[int]] = {query: Counter() for query in known.queries}
+        for number, row, weight in zip(known.query.tolist(), known.row.tolist(), known.weight.tolist(), strict=True):
+            overall[row] += weight
+            within[known.queries[number]][row] += weight
         self._overall = _best_first(overall)
         self._within = {query: _best_first(counts) for query, counts in within.items()}
 
     def seen(self, query: str) -> bool:
-        """Tell whether the training split holds this very query."""
+        """Tell whether anything was chosen after this very query before."""
         return query in self._within
 
     def random(self, query_id: str, k: int, *, seed: int) -> Ranking:
@@ -42,11 +39,11 @@ class Floors:
         return generator.choice(self.n_items, min(k, self.n_items), replace=False).tolist()  # type: ignore[no-any-return]
 
     def popular(self, k: int) -> Ranking:
-        """Return the k items with the greatest weight of all training labels; ties in row order."""
+        """Return the k items with the greatest weight of all choices; ties in row order."""
         return self._overall[:k]
 
     def popular_within(self, query: str, k: int) -> Ranking:
-        """Return the items with the greatest weight among this query's training labels; none for an unseen query."""
+        """Return the items with the greatest weight among this query's choices; none for an unseen query."""
         return self._within.get(query, [])[:k]
 
 

@@ -14,8 +14,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Val
 
 from corpus.errors import BundleCorrupt
 from corpus.workspace import VERSION
+from retrieval.fusion import FusionWeights
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 16 * 2**20  # far above any real one; a larger file is not read into memory
 
@@ -47,7 +48,8 @@ class RetrieverEntry(_Entry):
     tokenizer_sha256: Sha256
     item_fields: tuple[str, ...]  # the text template: which fields an item's passage is made of
     passage_version: int  # and the version of the rules that make it
-    dense_weight: Annotated[float, Field(ge=0, le=1)]  # fitted: 1 is dense alone, 0 lexical alone
+    weights: FusionWeights  # of the channels
+    n_logged_queries: Annotated[int, Field(ge=0)]  # that the behaviour channel knows
 
 
 class RerankerEntry(_Entry):
@@ -62,10 +64,19 @@ class RerankerEntry(_Entry):
     score_weights: dict[str, float]  # fitted: how both stages' scores are summed
 
 
+class BlendEntry(_Entry):
+    """The learned blend that a bundle was built with."""
+
+    version: Version
+    fingerprint: str
+    reranker_fingerprint: str  # of the reranker whose scores it learned from
+    n_features: int
+
+
 class BundleManifest(_Entry):
     """Everything that is needed to decide whether a bundle can be served, and to reproduce it."""
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[2] = FORMAT_VERSION
     version: Version
     parent: Version | None  # the version that was current when this one was built
     created_at: AwareDatetime
@@ -74,6 +85,7 @@ class BundleManifest(_Entry):
     metric: Literal["inner_product"] = "inner_product"
     retriever: RetrieverEntry
     reranker: RerankerEntry | None
+    blend: BlendEntry | None
     config: dict[str, JsonValue]  # resolved sections: build, retriever, reranker
     ann_recall: Annotated[float, Field(ge=0, le=1)]  # ann_recall@100: the vector index against exact search
     n_recall_queries: Annotated[int, Field(ge=0)]  # on so many validation queries

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from corpus.errors import ModelIndexMismatch
 from corpus.workspace import Workspace, find_version, versions
+from rerank.blend import BLEND_FILE, BlendInfo, read_blend_info
 from rerank.config import RerankerConfig
 from rerank.model_info import MODEL_FILE as RERANKER_FILE
 from rerank.model_info import RerankerModelInfo
@@ -24,6 +25,8 @@ class TrainedModels:
     retriever: RetrieverModelInfo
     reranker_folder: Path | None  # None: no reranker was trained yet
     reranker: RerankerModelInfo | None
+    blend_folder: Path | None = None  # None: no blend was trained on these two
+    blend: BlendInfo | None = None
 
     def retriever_config(self, wanted: RetrieverConfig) -> RetrieverConfig:
         """Return the settings to build with: what the model reads is the model's, the indexes are the store's choice.
@@ -55,7 +58,8 @@ def choose_models(workspace: Workspace, retriever_version: str | None, reranker_
     Args:
         workspace: The store.
         retriever_version: Such as ``v3``; None is the newest.
-        reranker_version: None is the newest that was trained on this retriever's candidates.
+        reranker_version: None is the newest that was trained on this retriever's candidates. The newest blend of both
+            comes along.
     Raises:
         VersionNotFound: If a version does not exist, or no retriever does.
         ModelIndexMismatch: If there are rerankers, but none (or not the named one) belongs to this retriever.
@@ -68,11 +72,14 @@ def choose_models(workspace: Workspace, retriever_version: str | None, reranker_
     for version in reversed(known):
         reranker = RerankerModelInfo.load(workspace.rerankers / version)
         if reranker.retriever_fingerprint == retriever.fingerprint:
+            blend_folder, blend = _newest_blend(workspace, retriever.fingerprint, reranker.fingerprint)
             return TrainedModels(
                 retriever_folder=folder,
                 retriever=retriever,
                 reranker_folder=workspace.rerankers / version,
                 reranker=reranker,
+                blend_folder=blend_folder,
+                blend=blend,
             )
     if known:
         raise ModelIndexMismatch(
@@ -81,6 +88,18 @@ def choose_models(workspace: Workspace, retriever_version: str | None, reranker_
         )
     logger.warning("no reranker was trained yet: the bundle will answer in the order of retrieval")
     return TrainedModels(retriever_folder=folder, retriever=retriever, reranker_folder=None, reranker=None)
+
+
+def _newest_blend(
+    workspace: Workspace, retriever_fingerprint: str, reranker_fingerprint: str
+) -> tuple[Path | None, BlendInfo | None]:
+    """Find the newest blend that was trained on both models' scores."""
+    for version in reversed(versions(workspace.blends, marker=BLEND_FILE)):
+        blend = read_blend_info(workspace.blends / version)
+        if (blend.retriever_fingerprint, blend.reranker_fingerprint) == (retriever_fingerprint, reranker_fingerprint):
+            return workspace.blends / version, blend
+    logger.warning("no blend was trained on these models: popularity, prices and affinities will not be heeded")
+    return None, None
 
 
 def _inputs(config: RetrieverConfig | RerankerConfig) -> dict[str, object]:

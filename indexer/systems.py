@@ -19,6 +19,7 @@ from indexer.floors import Floors, Ranking
 from rerank.reranker import Reranker
 from retrieval.candidates import Candidates
 from retrieval.config import RetrieverConfig, VectorIndexConfig
+from retrieval.fusion import FusionWeights
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ DENSE = "tuned dense"
 HYBRID = "hybrid"
 TWO_STAGES = "two stages"
 WITH_HISTORY = "two stages + history"
+CHAIN_ANONYMOUS = "full chain, no history"
+CHAIN = "full chain"
 ORACLE = "oracle"
 
 Run = Mapping[str, Ranking]  # by query id
@@ -76,15 +79,21 @@ def runs(
             yield UNTUNED, untuned_run(examples, bundle.items, contest.untuned)
         except ConfigError as exc:
             notes.append(f"no row for the untuned encoder: {exc}")
-    yield DENSE, candidate_run(examples, retrieve(examples, bundle, dense_weight=1.0))
+    yield DENSE, candidate_run(examples, retrieve(examples, bundle, FusionWeights(dense=1.0)))
     candidates = retrieve(examples, bundle)
     yield HYBRID, candidate_run(examples, candidates)
     if bundle.reranker is None:
         notes.append("the bundle holds no reranker: no rows for two stages")
     else:
-        second = SecondStage(bundle.reranker, candidates, depth=rerank_depth)
+        second = SecondStage(bundle.reranker.with_blend(None), candidates, depth=rerank_depth)
         yield TWO_STAGES, second.run(examples, with_history=False, description="reranking without history")
         yield WITH_HISTORY, second.run(examples, with_history=True, description="reranking with history")
+        if bundle.reranker.blend is None:
+            notes.append("the bundle holds no blend: no rows for the full chain")
+        else:
+            chain = SecondStage(bundle.reranker, candidates, depth=rerank_depth)
+            yield CHAIN_ANONYMOUS, chain.run(examples, with_history=False, description="full chain without history")
+            yield CHAIN, chain.run(examples, with_history=True, description="full chain")
     if contest.oracle is not None:
         yield ORACLE, {example.query_id: contest.oracle[example.query_id] for example in examples}
 
@@ -128,16 +137,16 @@ def untuned_run(examples: Sequence[Example], items: ItemTable, untuned: Untuned)
 
 
 def retrieve(
-    examples: Sequence[Example], bundle: Bundle, *, dense_weight: float | None = None
+    examples: Sequence[Example], bundle: Bundle, weights: FusionWeights | None = None
 ) -> dict[str, Candidates]:
     """Return the first stage's candidates of each distinct query.
 
     Args:
         examples: The queries.
         bundle: Whose first stage is asked.
-        dense_weight: Instead of the fitted fusion weight; 1 is the dense channel alone.
+        weights: Of the channels, instead of those fitted.
     """
-    retriever = bundle.retriever if dense_weight is None else bundle.retriever.with_dense_weight(dense_weight)
+    retriever = bundle.retriever if weights is None else bundle.retriever.with_weights(weights)
     queries = _distinct(examples)
     return dict(zip(queries, retriever.retrieve_batch(queries, DEPTH), strict=True))
 
@@ -156,7 +165,7 @@ class SecondStage:
         Args:
             reranker: The second stage.
             candidates: By query.
-            depth: How many of each query's candidates are reranked; the rest keep their order behind them.
+            depth: How many of each query's candidates the cross-encoder reads.
         """
         self._reranker = reranker
         self._candidates = candidates
@@ -173,19 +182,7 @@ class SecondStage:
 
     def _rank(self, query: str, history: Sequence[HistoryEvent]) -> Ranking:
         found = self._candidates[query]
-        best = head(found, self._depth)
-        reranked = self._reranker.rerank(query, history, best)
-        return [*best.rows[reranked.order].tolist(), *found.rows[self._depth :].tolist()]
-
-
-def head(candidates: Candidates, depth: int) -> Candidates:
-    """Return the best so many candidates."""
-    return Candidates(
-        rows=candidates.rows[:depth],
-        scores=candidates.scores[:depth],
-        dense=candidates.dense[:depth],
-        lexical=candidates.lexical[:depth],
-    )
+        return found.rows[self._reranker.rerank(query, history, found, depth=self._depth).order].tolist()  # type: ignore[no-any-return]
 
 
 def _distinct(examples: Sequence[Example]) -> list[str]:

@@ -11,17 +11,20 @@ import numpy as np
 from corpus.errors import ArtefactError
 from corpus.events import HistoryEvent
 from corpus.items import ItemTable
+from rerank.blend import Blend
 from rerank.config import RerankerConfig
 from rerank.history import item_names
-from rerank.inputs import PairTokenizer, PassageTokens, TokenArray
-from rerank.scorer import Pairs, PairScorer, open_scorer, read_info
+from rerank.inputs import PassageTokens, TokenArray
+from rerank.model_info import RerankerModelInfo
+from rerank.scorer import Pairs, PairScorer, open_scorer, open_torch_scorer, read_info
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.candidates import Candidates
+from retrieval.passages import passages
 
 logger = logging.getLogger(__name__)
 
-DEADLINE = "reranker_deadline"  # some or all candidates kept the order of retrieval for lack of time
-FAILED = "reranker_failed"  # all candidates kept the order of retrieval because the model broke
+DEADLINE = "reranker_deadline"  # there was no time to read all that should be read
+FAILED = "reranker_failed"  # the cross-encoder broke: nothing was read
 
 FIRST_CHUNK = 16  # pairs: about one page of results, and enough to measure the speed
 LAST_CHUNK = 32  # pairs: bounds how late a wrong estimate can make an answer
@@ -35,89 +38,143 @@ class Reranked:
 
     order: IntArray  # (n,) positions in the candidates
     scores: FloatArray  # (n,) final, never rising
-    rerank_scores: FloatArray  # (n,) of the cross-encoder; NaN where not scored
-    n_scored: int
+    rerank_scores: FloatArray  # (n,) of the cross-encoder; NaN where it read nothing
+    n_scored: int  # candidates that the cross-encoder read
+    degraded: str | None  # DEADLINE, FAILED or None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Read:
+    """What the cross-encoder made of some items."""
+
+    scores: FloatArray  # (n_items,) NaN behind the first ``n``
+    n: int  # items read, from the first on
     degraded: str | None  # DEADLINE, FAILED or None
 
 
 class Reranker:
-    """Orders candidates by reading query, history and item together.
+    """Orders candidates by reading query, history and item together, and by what the event log knows.
 
-    The final score of a scored candidate is ``rerank · w_rerank + retrieval · w_retrieval``. Candidates that time did
-    not suffice for follow behind all scored ones in the order of retrieval; their final score is the lowest scored
-    one minus how far retrieval puts them behind the first of them. So scores never rise along the list, and a caller
-    may cut it anywhere, but a score compares only with scores of the same answer.
+    Without a blend the cross-encoder reads the first ``depth`` candidates, and the final score of those it read is
+    ``rerank · w_rerank + retrieval · w_retrieval``. The others follow behind in the order of retrieval; their final
+    score is the lowest of those read minus how far retrieval puts them behind the first of them.
 
-    Safe to call from several threads if the engine is.
+    With a blend, its first model chooses whom the cross-encoder reads, and its second orders all candidates.
+
+    So scores never rise along the list, and a caller may cut it anywhere, but a score compares only with scores of
+    the same answer. Safe to call from several threads if the engine is.
     """
 
     def __init__(
         self,
         scorer: PairScorer,
-        tokenizer: PairTokenizer,
         passage_tokens: PassageTokens,
         name_of: Callable[[str], str | None],
         config: RerankerConfig,
         score_weights: dict[str, float],
+        blend: Blend | None = None,
     ) -> None:
         """Join the parts of a reranker.
 
         Args:
             scorer: Runs the model.
-            tokenizer: The model's tokenizer.
             passage_tokens: Pre-tokenised items, by row.
             name_of: An item's name by its id, None for unknown items; see ``rerank.history.item_names``.
             config: How inputs are written.
-            score_weights: ``{"rerank": 1.0, "retrieval": w}``.
+            score_weights: ``{"rerank": 1.0, "retrieval": w}``; heeded without a blend.
+            blend: The learned blend, over the same catalogue.
         """
         self.scorer = scorer
-        self.tokenizer = tokenizer
+        self.tokenizer = scorer.tokenizer
         self.passage_tokens = passage_tokens
         self.config = config
         self.score_weights = score_weights
+        self.blend = blend
         self.clock = time.monotonic
         self._name_of = name_of
         self._seconds_per_token: float | None = None  # running estimate; a lost update between threads does no harm
 
+    def with_blend(self, blend: Blend | None) -> "Reranker":
+        """Return the same cross-encoder under another blend, or under none."""
+        return Reranker(self.scorer, self.passage_tokens, self._name_of, self.config, self.score_weights, blend)
+
     def rerank(
-        self, query: str, history: Sequence[HistoryEvent], candidates: Candidates, *, deadline: float | None = None
+        self,
+        query: str,
+        history: Sequence[HistoryEvent],
+        candidates: Candidates,
+        *,
+        depth: int | None = None,
+        deadline: float | None = None,
     ) -> Reranked:
-        """Order candidates for one shopper. A broken model raises nothing: the order of retrieval is the answer then.
+        """Order candidates for one shopper. A broken model raises nothing: what is left without it is the answer then.
 
         Args:
             query: The normalised query.
             history: The shopper's earlier events, newest first; empty for an anonymous one.
             candidates: What retrieval found, best first.
+            depth: How many of them the cross-encoder may read; None: all.
             deadline: When to be done, on the clock of ``time.monotonic``; None takes the time it needs.
         Returns:
-            All candidates, ordered, with the reason in ``degraded`` if not all were scored.
+            All candidates, ordered, with the reason in ``degraded`` if the cross-encoder read fewer than it might.
         """
+        if self.blend is None:
+            read = self._read(query, history, candidates.rows[:depth], deadline)
+            return self._joined(candidates, read)
+        features = self.blend.features(query, history, candidates)
+        first = self.blend.first(features)  # (n,)
+        best = np.argsort(-first, kind="stable")[:depth]
+        read = self._read(query, history, candidates.rows[best], deadline)
         scores = np.full(len(candidates), np.nan, dtype=np.float32)
-        try:
-            prefix = self.tokenizer.prefix(query, history, self._name_of, self.config)
-            n_scored = self._score(prefix, candidates.rows, scores, deadline)
-        except Exception:  # a broken model must not fail the search
-            logger.exception("the reranker failed; the order of retrieval is served")
-            return self._ordered(candidates, scores, 0, FAILED)
-        if not np.isfinite(scores[:n_scored]).all():
-            logger.error("the reranker answered NaN or infinity; the order of retrieval is served")
-            return self._ordered(candidates, scores, 0, FAILED)
-        return self._ordered(candidates, scores, n_scored, None if n_scored == len(candidates) else DEADLINE)
+        scores[best] = read.scores
+        final = self.blend.final(first, features, scores) if read.n else first
+        order = np.argsort(-final, kind="stable")
+        return Reranked(
+            order=order, scores=final[order], rerank_scores=scores[order], n_scored=read.n, degraded=read.degraded
+        )
+
+    def score(self, query: str, history: Sequence[HistoryEvent], rows: IntArray) -> FloatArray:
+        """Let the cross-encoder read some items, however long it takes; float32 (n,).
+
+        Args:
+            query: The normalised query.
+            history: The shopper's earlier events, newest first.
+            rows: int64 (n,) of the items.
+        """
+        return self.scorer.score(self.pairs(self._prefix(query, history), rows))
 
     def pairs(self, prefix: TokenArray, rows: IntArray) -> Pairs:
         """Return the inputs of one request's candidates."""
         return Pairs(prefixes=[prefix] * len(rows), passages=[self.passage_tokens.of(row) for row in rows.tolist()])
 
-    def _score(self, prefix: TokenArray, rows: IntArray, scores: FloatArray, deadline: float | None) -> int:
-        """Fill ``scores`` from the best candidate on while time lasts; returns how many were scored."""
-        pairs = self.pairs(prefix, rows)
+    def _prefix(self, query: str, history: Sequence[HistoryEvent]) -> TokenArray:
+        return self.tokenizer.prefix(query, history, self._name_of, self.config)
+
+    def _read(self, query: str, history: Sequence[HistoryEvent], rows: IntArray, deadline: float | None) -> _Read:
+        """Score items from the first on while time lasts."""
+        scores = np.full(len(rows), np.nan, dtype=np.float32)
+        nothing = _Read(scores=scores.copy(), n=0, degraded=FAILED)
+        try:
+            pairs = self.pairs(self._prefix(query, history), rows)
+            n = self._score(pairs, scores, deadline)
+        except Exception:  # a broken model must not fail the search
+            logger.exception("the reranker failed; candidates keep the order they had without it")
+            return nothing
+        if not np.isfinite(scores[:n]).all():
+            logger.error("the reranker answered NaN or infinity; candidates keep the order they had without it")
+            return nothing
+        return _Read(scores=scores, n=n, degraded=None if n == len(rows) else DEADLINE)
+
+    def _score(self, pairs: Pairs, scores: FloatArray, deadline: float | None) -> int:
+        """Fill ``scores`` from the first pair on while time lasts; returns how many were scored."""
+        n = len(scores)
         if deadline is None:
             scores[:] = self.scorer.score(pairs)
-            return len(rows)
+            return n
         done = 0
-        while done < len(rows):
+        while done < n:
             began = self.clock()
-            size = min(self._affordable(pairs, done, deadline - began), len(rows) - done)
+            size = min(self._affordable(pairs, done, deadline - began), n - done)
             if size == 0:
                 break
             chunk = slice(done, done + size)
@@ -145,23 +202,23 @@ class Reranker:
             return
         self._seconds_per_token = measured if known is None else 0.7 * known + 0.3 * measured
 
-    def _ordered(self, candidates: Candidates, scores: FloatArray, n_scored: int, degraded: str | None) -> Reranked:
+    def _joined(self, candidates: Candidates, read: _Read) -> Reranked:
+        """Order without a blend: a weighted sum where the cross-encoder read, retrieval behind."""
         n = len(candidates)
         order = np.arange(n, dtype=np.int64)
         retrieval = candidates.scores.astype(np.float32)
         final = retrieval.copy()
-        if n_scored > 0:
-            final[:n_scored] = (
-                self.score_weights["rerank"] * scores[:n_scored]
-                + self.score_weights["retrieval"] * retrieval[:n_scored]
+        scores = np.full(n, np.nan, dtype=np.float32)
+        if read.n > 0:
+            scores[: read.n] = read.scores[: read.n]
+            final[: read.n] = (
+                self.score_weights["rerank"] * scores[: read.n] + self.score_weights["retrieval"] * retrieval[: read.n]
             )
-            order[:n_scored] = np.argsort(-final[:n_scored], kind="stable")
-            if n_scored < n:
-                final[n_scored:] = final[:n_scored].min() + (retrieval[n_scored:] - retrieval[n_scored])
-        else:
-            scores = np.full(n, np.nan, dtype=np.float32)
+            order[: read.n] = np.argsort(-final[: read.n], kind="stable")
+            if read.n < n:
+                final[read.n :] = final[: read.n].min() + (retrieval[read.n :] - retrieval[read.n])
         return Reranked(
-            order=order, scores=final[order], rerank_scores=scores[order], n_scored=n_scored, degraded=degraded
+            order=order, scores=final[order], rerank_scores=scores[order], n_scored=read.n, degraded=read.degraded
         )
 
 
@@ -183,6 +240,19 @@ def open_reranker(
     return join_reranker(scorer, passage_tokens, items, info.config, info.score_weights)
 
 
+def open_torch_reranker(version_folder: Path, items: ItemTable) -> Reranker:
+    """Open a trained version over a catalogue, without a bundle: its passages are tokenised here. Imports torch.
+
+    Raises:
+        ArtefactError: If it is not a finished version.
+    """
+    info = RerankerModelInfo.load(version_folder)
+    scorer = open_torch_scorer(version_folder)
+    texts = passages(items, info.config.item_fields)
+    tokens = PassageTokens.build(scorer.tokenizer, texts, info.config.max_item_tokens)
+    return join_reranker(scorer, tokens, items, info.config, info.score_weights)
+
+
 def join_reranker(
     scorer: PairScorer,
     passage_tokens: PassageTokens,
@@ -199,7 +269,7 @@ def join_reranker(
         raise ArtefactError(
             f"expected the passages of {len(items):,} items, got {len(passage_tokens):,}; rebuild the bundle"
         )
-    return Reranker(scorer, scorer.tokenizer, passage_tokens, item_names(items), config, score_weights)
+    return Reranker(scorer, passage_tokens, item_names(items), config, score_weights)
 
 
 def _slice(pairs: Pairs, begin: int, end: int) -> list[tuple[TokenArray, TokenArray]]:

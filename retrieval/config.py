@@ -61,10 +61,25 @@ class LexicalConfig(Section):
     language: str = "english"  # whose endings are cut off, as the Snowball stemmers are named; "none" cuts none
 
 
+class BehaviourConfig(Section):
+    """``[retriever.behaviour]``: what is counted in the event log beside training the models."""
+
+    half_life_days: float | None = Field(default=None, gt=0)  # age that halves a choice's weight; None: never
+    trend_days: float = Field(default=7.0, gt=0)  # half-life of what counts as recent where a trend is told
+    max_queries: int = Field(default=200_000, ge=1)  # logged queries kept, the most frequent
+    max_items_per_query: int = Field(default=200, ge=1)  # items kept per query, the most chosen
+    neighbours: int = Field(default=50, ge=1)  # logged queries that a query borrows from
+    temperature: float = Field(default=0.03, gt=0)  # how fast a neighbour's say falls with its distance
+    prior: float = Field(default=1.0, ge=0)  # choices of nothing, added to a query's: one click is no certainty
+    max_related: int = Field(default=100, ge=1)  # items kept per item as chosen by the same shoppers
+    shrinkage: float = Field(default=1.0, ge=0)  # pseudo-shoppers that keep rare pairs from looking certain
+
+
 class FusionConfig(Section):
-    """``[retriever.fusion]``: how both channels' scores become one."""
+    """``[retriever.fusion]``: how the channels' scores become one."""
 
     dense_weight: float | None = Field(default=None, ge=0, le=1)  # None: fitted on validation queries
+    behaviour_weight: float | None = Field(default=None, ge=0, lt=1)  # None: fitted on validation queries
     depth: int = Field(default=100, ge=1)  # candidates per channel while fitting
     valid_examples: int = Field(default=500, ge=1)  # most validation queries for fitting
 
@@ -80,6 +95,7 @@ class RetrieverConfig(Section):
     train: RetrieverTrainConfig = RetrieverTrainConfig()
     index: VectorIndexConfig = VectorIndexConfig()
     lexical: LexicalConfig = LexicalConfig()
+    behaviour: BehaviourConfig = BehaviourConfig()
     fusion: FusionConfig = FusionConfig()
 
     @field_validator("item_fields")

@@ -2,23 +2,30 @@
 
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from corpus.config import Section
 from corpus.errors import ArtefactError
-from retrieval.config import RetrieverConfig
-from retrieval.fusion import FusionReport
+from retrieval.config import FusionConfig, RetrieverConfig
+from retrieval.fusion import FusionReport, FusionWeights
 
 MODEL_FILE = "model.json"  # written last: its presence marks a finished version
 MODEL_FOLDER = "model"  # the SentenceTransformer folder inside a version
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class FusionInfo(Section):
-    """The weight of the dense channel, and how it was found."""
+    """The channels' weights, and how they were found."""
 
-    dense_weight: float = Field(ge=0, le=1)
-    fitted: FusionReport | None = None  # None: the configuration set the weight
+    weights: FusionWeights
+    fitted: FusionReport | None = None  # None: there was nothing to fit them on
+
+    def resolved(self, config: FusionConfig) -> FusionWeights:
+        """Return the weights to use: those that the configuration names, else those found."""
+        return FusionWeights(
+            dense=self.weights.dense if config.dense_weight is None else config.dense_weight,
+            behaviour=self.weights.behaviour if config.behaviour_weight is None else config.behaviour_weight,
+        )
 
 
 class RetrieverModelInfo(Section):

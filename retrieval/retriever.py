@@ -13,24 +13,30 @@ from retrieval.candidates import Candidates
 from retrieval.config import RetrieverConfig
 from retrieval.embeddings import embed_items
 from retrieval.encoder import TextEncoder, open_torch_encoder
-from retrieval.fusion import Pool, check_weight, fuse, make_pool
+from retrieval.fusion import FusionWeights, Pool, fuse, make_pool
 from retrieval.lexical_index import LexicalIndex
-from retrieval.model_info import MODEL_FILE, MODEL_FOLDER, load_retriever_info
+from retrieval.model_info import MODEL_FOLDER, load_retriever_info
 from retrieval.passages import passages
+from retrieval.query_log import QueryLog
 from retrieval.vector_index import VectorIndex
 
 __all__ = ["Candidates", "Retriever", "build_retriever"]
 
 # before validation queries have spoken: half of a cosine, half of a BM25 share
-DEFAULT_DENSE_WEIGHT = 0.5
+DEFAULT_WEIGHTS = FusionWeights(dense=0.5)
 _NOTHING: tuple[IntArray, FloatArray] = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
 
 
 class Retriever:
-    """Finds candidates through the vector index and the lexical index, and fuses them. Safe for several threads."""
+    """Finds candidates through embeddings, words and the query log, and fuses them. Safe for several threads."""
 
     def __init__(
-        self, encoder: TextEncoder, vector_index: VectorIndex, lexical_index: LexicalIndex, dense_weight: float
+        self,
+        encoder: TextEncoder,
+        vector_index: VectorIndex,
+        lexical_index: LexicalIndex,
+        weights: FusionWeights,
+        query_log: QueryLog | None = None,
     ) -> None:
         """Join the parts.
 
@@ -38,10 +44,10 @@ class Retriever:
             encoder: The query encoder.
             vector_index: Embeddings of the item encoder of the same model, by row.
             lexical_index: The same catalogue's words, by row.
-            dense_weight: See ``retrieval.fusion``; 1.0 is dense alone, 0.0 lexical alone.
+            weights: See ``retrieval.fusion``.
+            query_log: What was chosen after each query, embedded by the same encoder; None: nobody knows.
         Raises:
             ModelIndexMismatch: If the widths of encoder and index, or the lengths of the indexes, differ.
-            ConfigError: If the weight is not within [0, 1].
         """
         if encoder.dim != vector_index.dim:
             raise ModelIndexMismatch(
@@ -52,15 +58,19 @@ class Retriever:
                 f"expected both indexes to hold one catalogue, got {len(vector_index)} vectors and "
                 f"{len(lexical_index)} texts; build them again"
             )
-        check_weight(dense_weight)
         self.encoder = encoder
         self.vector_index = vector_index
         self.lexical_index = lexical_index
-        self.dense_weight = dense_weight
+        self.weights = weights
+        self.query_log = query_log
 
-    def with_dense_weight(self, dense_weight: float) -> "Retriever":
-        """Return a retriever over the same indexes with another weight: 1.0 is dense alone, 0.0 lexical alone."""
-        return Retriever(self.encoder, self.vector_index, self.lexical_index, dense_weight)
+    def with_weights(self, weights: FusionWeights) -> "Retriever":
+        """Return a retriever over the same parts with other weights."""
+        return Retriever(self.encoder, self.vector_index, self.lexical_index, weights, self.query_log)
+
+    def with_query_log(self, query_log: QueryLog | None) -> "Retriever":
+        """Return a retriever over the same parts with another log."""
+        return Retriever(self.encoder, self.vector_index, self.lexical_index, self.weights, query_log)
 
     def retrieve(self, query: str, k: int, *, exact: bool = False) -> Candidates:
         """Find candidates for one query.
@@ -70,7 +80,7 @@ class Retriever:
             k: Most candidates; each channel is asked for as many.
             exact: Compare the query with every item's embedding instead of searching approximately.
         Returns:
-            At most k candidates, best first: k of them unless the catalogue is smaller or the weight is 0.
+            At most k candidates, best first: k of them unless the catalogue is smaller or embeddings weigh nothing.
         Raises:
             InputError: If k is below 1.
         """
@@ -78,22 +88,24 @@ class Retriever:
 
     def retrieve_batch(self, queries: Sequence[str], k: int, *, exact: bool = False) -> list[Candidates]:
         """Find candidates for several queries at once; see ``retrieve``."""
-        lexical = self.dense_weight < 1
-        return [fuse(pool, self.dense_weight, k) for pool in self._pools(queries, k, lexical=lexical, exact=exact)]
+        return [fuse(pool, self.weights, k) for pool in self._pools(queries, k, self.weights, exact=exact)]
 
     def pools(self, queries: Sequence[str], k: int) -> list[Pool]:
-        """Return the union of both channels' k best for each query, not yet fused."""
-        return self._pools(queries, k, lexical=True, exact=False)
+        """Return the union of all channels' k best for each query, not yet fused."""
+        return self._pools(queries, k, FusionWeights(dense=0.5, behaviour=0.5), exact=False)
 
-    def _pools(self, queries: Sequence[str], k: int, *, lexical: bool, exact: bool) -> list[Pool]:
+    def _pools(self, queries: Sequence[str], k: int, weights: FusionWeights, *, exact: bool) -> list[Pool]:
+        """Ask the channels that weigh anything."""
         check_depth(k)
         vectors = self.encoder.encode(queries)  # (n_queries, dim)
         hits = self.vector_index.search(vectors, k, exact=exact)
+        log = self.query_log if weights.behaviour > 0 else None
         pools = []
         for query, vector, ids, scores in zip(queries, vectors, hits.ids, hits.scores, strict=True):
             found = ids >= 0
-            words = self.lexical_index.search(query, k) if lexical else _NOTHING
-            pools.append(make_pool((ids[found], scores[found]), words, partial(self._cosines, vector)))
+            words = self.lexical_index.search(query, k) if weights.dense < 1 else _NOTHING
+            chosen = log.search(vector, k) if log is not None else _NOTHING
+            pools.append(make_pool((ids[found], scores[found]), words, chosen, partial(self._cosines, vector)))
         return pools
 
     def _cosines(self, vector: FloatArray, rows: IntArray) -> FloatArray:
@@ -101,34 +113,25 @@ class Retriever:
 
 
 def build_retriever(
-    items: ItemTable,
-    model_dir: Path,
-    config: RetrieverConfig,
-    cache: Path,
-    *,
-    dense_weight: float | None = None,
+    items: ItemTable, model_dir: Path, config: RetrieverConfig, cache: Path, *, weights: FusionWeights | None = None
 ) -> Retriever:
-    """Build an in-memory retriever for training and evaluation: torch encoders, exact search.
+    """Build an in-memory retriever for training and evaluation: torch encoders, exact search, no query log.
 
     Args:
         items: The catalogue.
         model_dir: A retriever version's folder, which holds ``model/``; ``model.json`` may not be there yet.
         config: How passages are made and words are weighed; the kind of vector index is not heeded.
         cache: Folder of cached embeddings.
-        dense_weight: Fusion weight; None: the configuration's, else the one fitted in ``model.json``, else 0.5.
+        weights: None: those of ``model.json``.
     Raises:
         ArtefactError: If there is no such model.
     """
     model = model_dir / MODEL_FOLDER
     item_encoder = open_torch_encoder(model, role="item", max_tokens=config.max_item_tokens)
     vectors = embed_items(item_encoder, passages(items, config.item_fields), cache).vectors
-    weight = dense_weight if dense_weight is not None else config.fusion.dense_weight
-    if weight is None:
-        fitted = (model_dir / MODEL_FILE).is_file()
-        weight = load_retriever_info(model_dir).fusion.dense_weight if fitted else DEFAULT_DENSE_WEIGHT
     return Retriever(
         open_torch_encoder(model, role="query", max_tokens=config.max_query_tokens),
         VectorIndex.build(vectors, config.index.model_copy(update={"kind": "flat"})),
         LexicalIndex.build(items, config.lexical),
-        weight,
+        weights or load_retriever_info(model_dir).fusion.resolved(config.fusion),
     )

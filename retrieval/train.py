@@ -19,6 +19,7 @@ from transformers.integrations import TensorBoardCallback
 from corpus.config import Section
 from corpus.errors import ArtefactError, ConfigError
 from corpus.prepared import Prepared
+from retrieval.behaviour import Behaviour
 from retrieval.checkpoints import newest_checkpoint
 from retrieval.config import RetrieverConfig, RetrieverTrainConfig
 from retrieval.fusion import fit_fusion
@@ -27,7 +28,7 @@ from retrieval.model_info import MODEL_FILE, MODEL_FOLDER, FusionInfo, Retriever
 from retrieval.pairs import PairCollator, PairSampler, TrainingPairs
 from retrieval.passages import PASSAGE_VERSION, passages
 from retrieval.quiet import quiet_libraries
-from retrieval.retriever import DEFAULT_DENSE_WEIGHT, build_retriever
+from retrieval.retriever import DEFAULT_WEIGHTS, build_retriever
 from retrieval.towers import TowerTokenizer, load_towers
 from retrieval.training_callbacks import CheckpointClock, TrainingProgress
 from retrieval.validation import HIT, MRR, Validation, positive_rows
@@ -266,19 +267,20 @@ def _best_metrics(trainer: TowerTrainer) -> dict[str, float]:
 
 
 def _fusion(prepared: Prepared, config: RetrieverConfig, out: Path, cache: Path) -> FusionInfo:
-    """Fit the weight of the dense channel on validation queries, unless the configuration sets it."""
-    if config.fusion.dense_weight is not None:
-        return FusionInfo(dense_weight=config.fusion.dense_weight)
+    """Fit the channels' weights on validation queries, with behaviour of the training split."""
     examples = prepared.examples(
         "valid", limit=config.fusion.valid_examples, seed=config.train.seed, with_history=False
     )
     examples = [example for example in examples if len(positive_rows(example))]
     if not examples:
-        logger.warning("no validation example has a positive: the dense weight stays at %s", DEFAULT_DENSE_WEIGHT)
-        return FusionInfo(dense_weight=DEFAULT_DENSE_WEIGHT)
-    retriever = build_retriever(prepared.items, out, config, cache, dense_weight=DEFAULT_DENSE_WEIGHT)
-    report = fit_fusion(retriever, examples, depth=config.fusion.depth)
-    return FusionInfo(dense_weight=report.dense_weight, fitted=report)
+        logger.warning("no validation example has a positive: the channels' weights stay at %s", DEFAULT_WEIGHTS)
+        return FusionInfo(weights=DEFAULT_WEIGHTS)
+    retriever = build_retriever(prepared.items, out, config, cache, weights=DEFAULT_WEIGHTS)
+    behaviour = Behaviour.build(
+        prepared.pairs("train"), retriever.encoder, config.behaviour, n_items=len(prepared.items)
+    )
+    report = fit_fusion(retriever.with_query_log(behaviour.queries), examples, depth=config.fusion.depth)
+    return FusionInfo(weights=report.weights, fitted=report)
 
 
 def _fingerprint(model: Path, config: RetrieverConfig) -> str:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from corpus.config import Section
 from corpus.settings import DataConfig
 from indexer.config import BuildConfig
-from rerank.config import RerankerConfig
+from rerank.config import BlendConfig, RerankerConfig
 from retrieval.config import RetrieverConfig
 
 
@@ -63,5 +63,6 @@ class TandemConfig(Section):
     data: DataConfig = Field(default_factory=DataConfig)
     retriever: RetrieverConfig = Field(default_factory=RetrieverConfig)
     reranker: RerankerConfig = Field(default_factory=RerankerConfig)
+    blend: BlendConfig = Field(default_factory=BlendConfig)
     build: BuildConfig = Field(default_factory=BuildConfig)
     server: ServerConfig = Field(default_factory=ServerConfig)

@@ -12,13 +12,12 @@ import numpy as np
 from corpus.events import HistoryEvent
 from indexer.bundle import Bundle
 from rerank.reranker import FAILED
-from retrieval.arrays import FloatArray, IntArray
 from retrieval.candidates import Candidates
 from server.ranking import DegradationReason, Hit, RankedWindow, Ranking, Run, SearchTask
 
 logger = logging.getLogger(__name__)
 
-RERANKER_FAILED = "the reranker failed; this is the order of retrieval"
+RERANKER_FAILED = "the cross-encoder failed; this is the order without it"
 
 
 class Histories(Protocol):
@@ -64,7 +63,7 @@ class Pipeline:
         with run.stage("retrieve"):
             candidates = self.bundle.retriever.retrieve(task.query, task.retrieval_depth)
         with run.stage("filter"):
-            candidates = _take(candidates, ~self._hidden[candidates.rows])
+            candidates = candidates.take(~self._hidden[candidates.rows])
         with run.stage("rerank"):
             ranking = self._rerank(task, history, candidates, run)
         manifest = self.bundle.manifest
@@ -90,7 +89,7 @@ class Pipeline:
             return ()
 
     def _rerank(self, task: SearchTask, history: Sequence[HistoryEvent], candidates: Candidates, run: Run) -> Ranking:
-        """Order the best candidates by the cross-encoder; the others follow in the order of retrieval."""
+        """Order the candidates by the second stage; without one, as retrieval did."""
         reranker = self.bundle.reranker
         depth = min(task.rerank_depth, len(candidates))
         if reranker is None or depth == 0:
@@ -98,9 +97,8 @@ class Pipeline:
         if not run.has_time():
             run.degrade(DegradationReason.DEADLINE, _no_time(0, depth))
             return _as_retrieved(candidates)
-        head = _take(candidates, np.arange(depth))
         try:
-            reranked = reranker.rerank(task.query, history, head, deadline=run.deadline)
+            reranked = reranker.rerank(task.query, history, candidates, depth=depth, deadline=run.deadline)
         except Exception as exc:  # the order of retrieval is the floor
             logger.error("reranker failed", exc_info=exc)
             run.degrade(DegradationReason.RERANKER_FAILED, RERANKER_FAILED)
@@ -109,18 +107,14 @@ class Pipeline:
             run.degrade(DegradationReason.RERANKER_FAILED, RERANKER_FAILED)
         elif reranked.degraded is not None:
             run.degrade(DegradationReason.DEADLINE, _no_time(reranked.n_scored, depth))
-        if reranked.n_scored == 0:
-            return _as_retrieved(candidates)
-        order = np.concatenate([reranked.order, np.arange(depth, len(candidates))])
-        ordered = _take(candidates, order)
-        unread = len(candidates) - depth
+        ordered = candidates.take(reranked.order)
         return Ranking(
             rows=ordered.rows,
-            scores=_continue_below(reranked.scores, ordered.scores[depth:]),
+            scores=reranked.scores,
             retrieval=ordered.scores,
             dense=ordered.dense,
             lexical=ordered.lexical,
-            rerank=np.concatenate([reranked.rerank_scores, np.full(unread, np.nan, dtype=np.float32)]),
+            rerank=reranked.rerank_scores,
         )
 
 
@@ -147,15 +141,6 @@ def present(window: RankedWindow, *, offset: int, page_size: int) -> tuple[Hit, 
     )
 
 
-def _take(candidates: Candidates, chosen: IntArray | np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Candidates:
-    return Candidates(
-        rows=candidates.rows[chosen],
-        scores=candidates.scores[chosen],
-        dense=candidates.dense[chosen],
-        lexical=candidates.lexical[chosen],
-    )
-
-
 def _as_retrieved(candidates: Candidates) -> Ranking:
     return Ranking(
         rows=candidates.rows,
@@ -167,13 +152,8 @@ def _as_retrieved(candidates: Candidates) -> Ranking:
     )
 
 
-def _continue_below(head: FloatArray, tail: FloatArray) -> FloatArray:
-    """Join scores of two scales: the tail begins where the head ends, and falls as it did."""
-    return np.concatenate([head, head[-1] + (tail - tail[0])]) if len(tail) else head
-
-
 def _no_time(n_scored: int, depth: int) -> str:
-    return f"there was time to rerank {n_scored} of {depth} candidates; the others follow in the order of retrieval"
+    return f"there was time to rerank {n_scored} of {depth} candidates; the others are ordered without it"
 
 
 def _or_none(score: np.float32) -> float | None:

@@ -1,14 +1,16 @@
-"""``tandem train retriever`` and ``tandem train reranker``."""
+"""``tandem train retriever``, ``tandem train reranker`` and ``tandem train blend``."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from corpus.errors import VersionNotFound
 from corpus.workspace import Workspace, find_version, next_version
 from server.cli.options import JsonOption, SetOption, StoreArgument, open_store, report
 
 if TYPE_CHECKING:
+    from rerank.blend import BlendInfo
     from rerank.model_info import RerankerModelInfo
     from retrieval.model_info import RetrieverModelInfo
     from server.config import TandemConfig
@@ -33,6 +35,15 @@ def reranker(
     workspace, config = open_store(store, overrides)
     folder, info = train_second_stage(workspace, config, fresh=fresh)
     report(info, as_json=as_json, text=f"reranker {folder.name}: {_metrics(info.metrics)}\nnext: tandem build {store}")
+
+
+def blend(
+    store: StoreArgument = Path(), overrides: SetOption = None, fresh: FreshOption = False, as_json: JsonOption = False
+) -> None:
+    """Fit the trees that join both stages' scores with popularity, price and the shopper's affinities."""
+    workspace, config = open_store(store, overrides)
+    folder, info = train_trees(workspace, config, fresh=fresh)
+    report(info, as_json=as_json, text=f"blend {folder.name}: {_metrics(info.metrics)}\nnext: tandem build {store}")
 
 
 def train_first_stage(
@@ -77,6 +88,43 @@ def train_second_stage(
     return folder, trained
 
 
+def train_trees(workspace: Workspace, config: "TandemConfig", *, fresh: bool = False) -> tuple[Path, "BlendInfo"]:
+    """Train the next version of the blend on the newest models that fit each other."""
+    from corpus.prepared import Prepared
+    from indexer.models import choose_models
+    from rerank.blend import BLEND_FILE
+    from rerank.blend_training import FirstStage, train_blend
+    from rerank.reranker import open_torch_reranker
+    from retrieval.behaviour import Behaviour
+    from retrieval.retriever import build_retriever
+
+    prepared = Prepared(workspace.data)
+    models = choose_models(workspace, None, None)
+    if models.reranker is None or models.reranker_folder is None:
+        raise VersionNotFound("expected a trained reranker to blend with, found none; run `tandem train reranker`")
+    stage = models.retriever_config(config.retriever)
+    retriever = build_retriever(prepared.items, models.retriever_folder, stage, workspace.embeddings)
+    behaviour = Behaviour.build(
+        prepared.pairs_before("valid"), retriever.encoder, stage.behaviour, n_items=len(prepared.items)
+    )
+    first_stage = FirstStage(
+        retriever=retriever.with_query_log(behaviour.queries),
+        behaviour=behaviour,
+        fingerprint=models.retriever.fingerprint,
+    )
+    folder = _version_to_train(workspace.blends, BLEND_FILE, fresh=fresh)
+    reranker = open_torch_reranker(models.reranker_folder, prepared.items)
+    info = train_blend(
+        prepared,
+        first_stage,
+        reranker,
+        config.blend,
+        folder,
+        reranker_fingerprint=models.reranker.fingerprint,
+    )
+    return folder, info
+
+
 def _version_to_train(folder: Path, marker: str, *, fresh: bool) -> Path:
     """Return the folder of the interrupted version, if the newest one is, else that of a new one."""
     number = int(next_version(folder)[1:])
@@ -96,7 +144,9 @@ def _fusion(info: "RetrieverModelInfo") -> str:
     if fitted is None:
         return ""
     return (
-        f"\nfusion on {fitted.n_examples} validation searches: dense weight {fitted.dense_weight:.2f} gives MRR@10 "
-        f"{fitted.mrr:.3f}; dense alone {fitted.dense_alone:.3f}, BM25 alone {fitted.lexical_alone:.3f}, "
-        f"reciprocal-rank fusion {fitted.reciprocal_rank:.3f}"
+        f"\nfusion on {fitted.n_examples} validation searches: weights dense {fitted.weights.dense:.2f}, behaviour "
+        f"{fitted.weights.behaviour:.2f} give MRR@10 {fitted.mrr:.3f}; dense alone {fitted.dense_alone:.3f}, BM25 "
+        f"alone {fitted.lexical_alone:.3f}, both {fitted.text:.3f}, reciprocal-rank fusion "
+        f"{fitted.reciprocal_rank:.3f}, "
+        f"the query log alone {fitted.behaviour_alone:.3f}"
     )

@@ -1,0 +1,246 @@
+"""What the learned blend knows about a candidate: the one piece of code that says so, for training and serving alike.
+
+Text models cannot count. How often an item is chosen after this query, what this shopper's earlier choices have to do
+with it, and how its price compares, are numbers; trees read them beside both stages' scores. A number that is not
+known is NaN, which the trees treat as a case of its own; a missing history is not a history of zeros.
+
+``FEATURE_VERSION`` and the names are part of a blend's fingerprint.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from corpus.events import EventType, HistoryEvent
+from corpus.items import ItemTable
+from retrieval.arrays import FloatArray, IntArray
+from retrieval.behaviour import Behaviour
+from retrieval.candidates import Candidates
+from retrieval.query_log import Chosen
+from retrieval.related_items import relatedness
+
+FEATURE_VERSION = 1
+
+FEATURES = (
+    # the first stage
+    "retrieval",  # fused score
+    "retrieval_rank",  # from 0
+    "dense",  # cosine
+    "dense_gap",  # to the best candidate's
+    "lexical",  # BM25 as a share of the best candidate's
+    # the log, about this query and queries like it
+    "like_queries_share",  # kernel estimate of the share of searches like this one that chose it
+    "query_share",  # share of this very query's choices, smoothed
+    "query_count",  # log of the weight of its choices after this query
+    "query_total",  # log of the weight of all choices after this query: how far the shares can be trusted
+    "query_lift",  # share of the item's choices that came after this query
+    # the log, about the item
+    "popularity",  # log of the weight of all its choices
+    "popularity_gap",  # to the most popular candidate's
+    "trend",  # log ratio of its recent choices to all of them: is it coming or going?
+    # this shopper
+    "history_events",  # how many events with an item the history holds
+    "related_total",  # to the history's items, by common shoppers, less the candidates' mean
+    "related_strongest",
+    "related_latest",
+    "brand_affinity",  # share of the history's items that have its brand
+    "category_affinity",  # of the levels of its category path, the mean share of the history's items that have them
+    "chosen_before",  # events of the history on this very item
+    # price
+    "price",  # log
+    "price_to_query",  # log ratio to what is usually chosen after this query, else to the candidates' median
+    "price_to_shopper",  # log ratio to the median of the history's items
+    "in_stock",
+)
+RERANK_FEATURES = (
+    "rerank",  # the cross-encoder's score
+    "rerank_gap",  # to the best candidate's
+    "rerank_rank",  # from 0
+)
+
+_SMOOTHING = 2.0  # choices of nothing added to a query's, as two clicks of two are no certainty
+_MAX_HISTORY = 50  # events that are looked at, as many as training data keeps
+
+
+class FeatureExtractor:
+    """Computes the features of one query's candidates. Safe for several threads."""
+
+    def __init__(self, items: ItemTable, behaviour: Behaviour) -> None:
+        """Read the columns that features need.
+
+        Args:
+            items: The catalogue.
+            behaviour: Its tables.
+        """
+        self._behaviour = behaviour
+        self._row_of = items.row_of
+        self._brands = _codes([brand.casefold() if brand else None for brand in items.column("brand")])
+        self._paths = _path_codes(items.column("category"))  # (n_items, n_levels)
+        prices = np.array(items.column("price"), dtype=np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            self._prices = np.where(prices > 0, np.log(prices), np.nan).astype(np.float32)
+        self._stock = np.array(items.column("in_stock"), dtype=np.float64).astype(np.float32)  # None becomes NaN
+
+    def features(self, query: str, history: Sequence[HistoryEvent], candidates: Candidates) -> FloatArray:
+        """Compute everything that is known before the cross-encoder has read anything.
+
+        Args:
+            query: The normalised query.
+            history: The shopper's earlier events, newest first.
+            candidates: What the first stage found.
+        Returns:
+            float32 (n, ``len(FEATURES)``).
+        """
+        chosen = self._behaviour.queries.chosen(query)
+        columns = (
+            self._of_retrieval(candidates)
+            | self._of_query(chosen, candidates)
+            | self._of_shopper(self._history_rows(history), candidates.rows)
+            | self._of_price(chosen, self._history_rows(history), candidates.rows)
+        )
+        return np.stack([columns[name] for name in FEATURES], axis=1).astype(np.float32)
+
+    def _history_rows(self, history: Sequence[HistoryEvent]) -> IntArray:
+        """Return the rows of the newest events on known items, newest first, repetitions kept."""
+        told = [event for event in history[:_MAX_HISTORY] if event.item_id and event.type is not EventType.IMPRESSION]
+        rows = [self._row_of(event.item_id) for event in told if event.item_id]
+        return np.array([row for row in rows if row is not None], dtype=np.int64)
+
+    def _of_retrieval(self, candidates: Candidates) -> dict[str, FloatArray]:
+        best = np.nanmax(candidates.lexical, initial=0.0)
+        share = candidates.lexical / best if best > 0 else np.full(len(candidates), np.nan, dtype=np.float32)
+        return {
+            "retrieval": candidates.scores,
+            "retrieval_rank": np.arange(len(candidates), dtype=np.float32),
+            "dense": candidates.dense,
+            "dense_gap": candidates.dense - candidates.dense.max(initial=-1.0),
+            "lexical": np.nan_to_num(share, nan=0.0),
+        }
+
+    def _of_query(self, chosen: Chosen, candidates: Candidates) -> dict[str, FloatArray]:
+        count = _look_up(chosen, candidates.rows)
+        popularity = self._behaviour.popularity[candidates.rows]
+        log_popularity = np.log1p(popularity)
+        return {
+            "like_queries_share": candidates.behaviour,
+            "query_share": count / (chosen.total + _SMOOTHING),
+            "query_count": np.log1p(count),
+            "query_total": np.full(len(count), np.log1p(chosen.total), dtype=np.float32),
+            "query_lift": count / (popularity + _SMOOTHING),
+            "popularity": log_popularity,
+            "popularity_gap": log_popularity - log_popularity.max(initial=0.0),
+            "trend": np.log1p(self._behaviour.recent[candidates.rows]) - log_popularity,
+        }
+
+    def _of_shopper(self, history: IntArray, rows: IntArray) -> dict[str, FloatArray]:
+        unknown = np.full(len(rows), np.nan, dtype=np.float32)
+        events = np.full(len(rows), len(history), dtype=np.float32)
+        if not len(history):
+            names = ("related_total", "related_strongest", "related_latest", "brand_affinity", "category_affinity")
+            return {"history_events": events, "chosen_before": events} | dict.fromkeys(names, unknown)
+        related = relatedness(self._behaviour.related, _distinct(history), rows)
+        brands = Counter(self._brands[history].tolist())
+        brand = np.array([brands[code] if code >= 0 else np.nan for code in self._brands[rows].tolist()])
+        before = Counter(history.tolist())
+        return {
+            "history_events": events,
+            "related_total": related.total - related.total.mean(),
+            "related_strongest": related.strongest,
+            "related_latest": related.latest,
+            "brand_affinity": (brand / len(history)).astype(np.float32),
+            "category_affinity": self._category_affinity(history, rows),
+            "chosen_before": np.array([before[row] for row in rows.tolist()], dtype=np.float32),
+        }
+
+    def _category_affinity(self, history: IntArray, rows: IntArray) -> FloatArray:
+        mine, theirs = self._paths[history], self._paths[rows]  # (m, levels), (n, levels)
+        known = theirs >= 0
+        shares = np.stack(
+            [_shares(mine[:, level], theirs[:, level]) for level in range(self._paths.shape[1])], axis=1
+        )  # (n, levels)
+        n_levels = known.sum(axis=1)
+        total = np.where(known, shares, 0.0).sum(axis=1)
+        return np.where(n_levels > 0, total / np.maximum(n_levels, 1), np.nan).astype(np.float32)
+
+    def _of_price(self, chosen: Chosen, history: IntArray, rows: IntArray) -> dict[str, FloatArray]:
+        price = self._prices[rows]
+        usual = _weighted_median(self._prices[chosen.rows], chosen.weights)
+        if np.isnan(usual):
+            usual = _median(price)
+        return {
+            "price": price,
+            "price_to_query": price - np.float32(usual),
+            "price_to_shopper": price - np.float32(_median(self._prices[history])),
+            "in_stock": self._stock[rows],
+        }
+
+
+def rerank_features(scores: FloatArray) -> FloatArray:
+    """Return the features of the cross-encoder's scores.
+
+    Args:
+        scores: float32 (n,); NaN where it read nothing.
+    Returns:
+        float32 (n, ``len(RERANK_FEATURES)``), NaN where it read nothing.
+    """
+    known = ~np.isnan(scores)
+    features = np.full((len(scores), len(RERANK_FEATURES)), np.nan, dtype=np.float32)
+    read = scores[known]
+    if len(read):
+        ranks = np.empty(len(read), dtype=np.float32)
+        ranks[np.argsort(-read, kind="stable")] = np.arange(len(read))
+        features[known] = np.stack([read, read - read.max(), ranks], axis=1)
+    return features
+
+
+def _look_up(chosen: Chosen, rows: IntArray) -> FloatArray:
+    """Return the weight of each row's choices, 0 for rows that were not chosen; float32 (n,)."""
+    if not len(chosen.rows):
+        return np.zeros(len(rows), dtype=np.float32)
+    order = np.argsort(chosen.rows)
+    place = np.searchsorted(chosen.rows, rows, sorter=order).clip(max=len(order) - 1)
+    found = order[place]
+    return np.where(chosen.rows[found] == rows, chosen.weights[found], 0.0).astype(np.float32)
+
+
+def _codes(values: Sequence[str | None]) -> npt.NDArray[np.int32]:
+    numbers: dict[str, int] = {}
+    return np.array([-1 if v is None else numbers.setdefault(v, len(numbers)) for v in values], dtype=np.int32)
+
+
+def _path_codes(paths: Sequence[Sequence[str] | None]) -> npt.NDArray[np.int32]:
+    """Number every prefix of every category path: int32 (n_items, n_levels), -1 past a path's end."""
+    n_levels = max((len(path) for path in paths if path), default=0)
+    codes = np.full((len(paths), n_levels), -1, dtype=np.int32)
+    numbers: dict[tuple[str, ...], int] = {}
+    for row, path in enumerate(paths):
+        for level in range(len(path or ())):
+            codes[row, level] = numbers.setdefault(tuple((path or ())[: level + 1]), len(numbers))
+    return codes
+
+
+def _shares(mine: npt.NDArray[np.int32], theirs: npt.NDArray[np.int32]) -> FloatArray:
+    counts = Counter(mine.tolist())
+    return np.array([counts[code] / len(mine) for code in theirs.tolist()], dtype=np.float32)
+
+
+def _distinct(rows: IntArray) -> IntArray:
+    """Drop repetitions; what comes first stays first."""
+    return np.array(list(dict.fromkeys(rows.tolist())), dtype=np.int64)
+
+
+def _median(values: FloatArray) -> float:
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if len(known) else float("nan")
+
+
+def _weighted_median(values: FloatArray, weights: FloatArray) -> float:
+    known = ~np.isnan(values)
+    values, weights = values[known], weights[known]
+    if not len(values):
+        return float("nan")
+    order = np.argsort(values)
+    cumulative = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(cumulative, cumulative[-1] / 2)])

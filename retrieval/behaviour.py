@@ -1,0 +1,119 @@
+"""What the log knows that no text does: what was chosen after a query, how often an item, and what with what."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from corpus.errors import ArtefactError
+from corpus.prepared import Pairs
+from retrieval.arrays import FloatArray
+from retrieval.config import BehaviourConfig
+from retrieval.encoder import TextEncoder
+from retrieval.query_log import QueryLog
+from retrieval.ragged import Ragged
+from retrieval.related_items import relate_items
+
+POPULARITY_FILE = "popularity.npy"
+RECENT_FILE = "recent.npy"
+RELATED = "related"
+_DAY = np.timedelta64(1, "D")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behaviour:
+    """Tables over the choices of some splits; an item's row is its number everywhere."""
+
+    queries: QueryLog
+    popularity: FloatArray  # (n_items,) weight of all choices
+    recent: FloatArray  # (n_items,) the same, each choice halved with every ``trend_days`` of its age
+    related: Ragged  # by item: see ``retrieval.related_items``
+
+    @classmethod
+    def build(cls, pairs: Pairs, encoder: TextEncoder, config: BehaviourConfig, *, n_items: int) -> "Behaviour":
+        """Count.
+
+        Args:
+            pairs: The choices to count (``corpus.prepared.Prepared.pairs``).
+            encoder: The query tower that will be asked later.
+            config: Decay and sizes.
+            n_items: Size of the catalogue.
+        """
+        weight = _decayed(pairs, config.half_life_days)
+        kept = np.argsort(-np.bincount(pairs.query, weights=weight, minlength=len(pairs.queries)), kind="stable")
+        kept = kept[: config.max_queries]
+        place = np.full(len(pairs.queries), -1, dtype=np.int64)
+        place[kept] = np.arange(len(kept))
+        known = place[pairs.query] >= 0
+        texts = [pairs.queries[number] for number in kept.tolist()]
+        queries = QueryLog.build(
+            texts,
+            encoder.encode(texts),
+            (place[pairs.query[known]], pairs.row[known], weight[known]),
+            config,
+        )
+        return cls(
+            queries=queries,
+            popularity=np.bincount(pairs.row, weights=weight, minlength=n_items).astype(np.float32),
+            recent=np.bincount(pairs.row, weights=_decayed(pairs, config.trend_days), minlength=n_items).astype(
+                np.float32
+            ),
+            related=relate_items(
+                pairs.shopper,
+                pairs.row,
+                pairs.timestamp.astype("datetime64[us]").astype(np.int64),
+                n_items=n_items,
+                most=config.max_related,
+                shrinkage=config.shrinkage,
+            ),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write all tables as ``.npy`` files and one FAISS index."""
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / POPULARITY_FILE, self.popularity, allow_pickle=False)
+        np.save(folder / RECENT_FILE, self.recent, allow_pickle=False)
+        self.related.save(folder, RELATED)
+        self.queries.save(folder)
+
+    @classmethod
+    def load(cls, folder: Path, config: BehaviourConfig, *, n_items: int) -> "Behaviour":
+        """Open what ``save`` wrote.
+
+        Raises:
+            ArtefactError: If a file is missing or broken, or the tables are not those of so many items.
+        """
+        related = Ragged.load(folder, RELATED, n_items=n_items)
+        if len(related) != n_items:
+            raise ArtefactError(
+                f"expected related items of {n_items:,} items in {folder}, got {len(related):,}; build the bundle again"
+            )
+        return cls(
+            queries=QueryLog.load(folder, config, n_items=n_items),
+            popularity=_read_weights(folder / POPULARITY_FILE, n_items),
+            recent=_read_weights(folder / RECENT_FILE, n_items),
+            related=related,
+        )
+
+
+def _read_weights(path: Path, n_items: int) -> FloatArray:
+    try:
+        weights: FloatArray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as exc:
+        raise ArtefactError(f"expected weights of items at {path}, got: {exc}; build the bundle again") from exc
+    if weights.dtype != np.float32 or weights.shape != (n_items,):
+        raise ArtefactError(
+            f"expected float32 ({n_items},) weights at {path}, got {weights.dtype} {weights.shape}; "
+            "build the bundle again"
+        )
+    return weights
+
+
+def _decayed(pairs: Pairs, half_life_days: float | None) -> FloatArray:
+    """Halve a choice's weight with every half-life between it and the newest one."""
+    if half_life_days is None or not len(pairs.weight) or np.isnat(pairs.timestamp).all():
+        return pairs.weight
+    days = (np.fmax.reduce(pairs.timestamp) - pairs.timestamp) / _DAY
+    decay = np.exp2(-np.nan_to_num(days) / half_life_days)  # what has no time is as good as new
+    decayed: FloatArray = (pairs.weight * decay).astype(np.float32)
+    return decayed
