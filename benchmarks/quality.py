@@ -22,7 +22,7 @@ from corpus.config import load_config
 from corpus.errors import ConfigError
 from corpus.workspace import Workspace, versions
 from server.cli import bundles, data
-from server.cli.models import train_first_stage, train_second_stage
+from server.cli.models import train_first_stage, train_second_stage, train_trees
 from server.config import TandemConfig
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,8 @@ def measure(name: str, dataset: DataSet, *, shared: Path, store: Path, quick: bo
         seconds["train retriever"] = _timed(lambda: train_first_stage(workspace, config))
     if not versions(workspace.rerankers, marker="model.json"):
         seconds["train reranker"] = _timed(lambda: train_second_stage(workspace, config))
+    if not versions(workspace.blends, marker="model.json"):
+        seconds["train blend"] = _timed(lambda: train_trees(workspace, config))
     if not versions(workspace.bundles, marker="manifest.json"):
         seconds["build"] = _timed(lambda: bundles.build(store, assignments))
         bundles.publish(store)

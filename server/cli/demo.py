@@ -92,7 +92,7 @@ def _make_store(console: Console, workspace: Workspace, seed: int) -> None:
 def _make_bundle(console: Console, workspace: Workspace, config: TandemConfig) -> None:
     from indexer.publish import current_version
     from server.cli.bundles import build, publish
-    from server.cli.models import train_first_stage, train_second_stage
+    from server.cli.models import train_first_stage, train_second_stage, train_trees
 
     if not versions(workspace.retrievers, marker="model.json"):
         _heading(console, "First stage: fine-tune the two towers on what shoppers chose after what they typed")
@@ -100,6 +100,9 @@ def _make_bundle(console: Console, workspace: Workspace, config: TandemConfig) -
     if not versions(workspace.rerankers, marker="model.json"):
         _heading(console, "Second stage: fine-tune the cross-encoder on the first stage's candidates and histories")
         train_second_stage(workspace, config)
+    if not versions(workspace.blends, marker="model.json"):
+        _heading(console, "Blend: trees over both stages' scores, popularity, prices and affinities")
+        train_trees(workspace, config)
     if current_version(workspace.bundles) is None:
         _heading(console, "Build and publish a bundle: embeddings, both indexes, exported models, checksums")
         build(workspace.root, DEMO_SETTINGS)

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
+from corpus.errors import TooLittleData
 from server.cli.bundles import build, publish
 from server.cli.data import prepare
-from server.cli.models import reranker, retriever
+from server.cli.models import blend, reranker, retriever
 from server.cli.options import JsonOption, SetOption, StoreArgument, open_store, report
 
 
@@ -40,9 +41,13 @@ def evaluate(
 
 
 def run(store: StoreArgument = Path(), overrides: SetOption = None) -> None:
-    """Prepare, train both models, build and publish: from the store's files to a bundle in service."""
+    """Prepare, train, build and publish: from the store's files to a bundle in service."""
     prepare(store, overrides)
     retriever(store, overrides)
     reranker(store, overrides)
+    try:
+        blend(store, overrides)
+    except TooLittleData as exc:
+        typer.echo(f"without a blend: {exc}")
     build(store, overrides)
     publish(store)
