@@ -63,11 +63,11 @@ class BlendConfig(Section):
     max_searches: int = Field(default=8000, ge=1)  # validation searches it learns from
     max_reranked: int = Field(default=1500, ge=1)  # how many of them the cross-encoder reads, which takes most time
     min_searches: int = Field(default=200, ge=1)  # with fewer usable ones there is no blend: it would learn noise
-    depth: int = Field(default=100, ge=2)  # candidates per search
+    depth: int = Field(default=200, ge=2)  # candidates per search, as many as the server finds
     rerank_depth: int = Field(default=30, ge=0)  # how many of them the cross-encoder reads
     history_dropout: float = Field(default=0.3, ge=0, le=1)  # share of searches that are shown without history as well
-    n_leaves: int = Field(default=15, ge=2)  # of a tree
-    min_leaf: int = Field(default=100, ge=1)  # candidates in a leaf
+    n_leaves: int = Field(default=8, ge=2)  # of a tree: small ones, for a few thousand searches
+    min_leaf: int = Field(default=400, ge=1)  # candidates in a leaf
     learning_rate: float = Field(default=0.05, gt=0)  # of each tree
     max_trees: int = Field(default=400, ge=1)  # cross-validation decides how many of them
     patience: int = Field(default=40, ge=1)  # trees without a better nDCG@10 after which no more are tried
