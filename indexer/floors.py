@@ -24,17 +24,13 @@ class Floors:
         overall: Counter[int] = Counter()
         within: dict[str, Counter[int]] = defaultdict(Counter)
         for example in training:
-            seen = within[example.query]  # a query whose labels all weigh 0 was seen too
+            inside = within[example.query]
             for label in example.labels:
                 if label.weight > 0:
                     overall[label.row] += label.weight  # type: ignore[assignment]
-                    seen[label.row] += label.weight  # type: ignore[assignment]
+                    inside[label.row] += label.weight  # type: ignore[assignment]
         self._overall = _best_first(overall)
         self._within = {query: _best_first(counts) for query, counts in within.items()}
-
-    def seen(self, query: str) -> bool:
-        """Tell whether the training split holds this very query."""
-        return query in self._within
 
     def random(self, query_id: str, k: int, *, seed: int) -> Ranking:
         """Return k items drawn uniformly; the same ones whenever the same query is asked with the same seed."""
