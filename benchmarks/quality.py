@@ -1,7 +1,8 @@
 """How good are the answers? From a data set's files to a table of systems, each beside its floors.
 
-Every stage is the product's own: import, prepare, train both models, build, publish, evaluate on the test split.
-Finished stages are kept in the store's folder, so that a second call only evaluates.
+Every stage is the product's own: import, prepare, train both models, build, publish, evaluate on the test split. The
+do-it-yourself stack (``benchmarks/peers``) is trained on the same data and measured in the same report. Finished
+stages are kept in the store's folder, so that a second call only evaluates.
 """
 
 import json
@@ -20,7 +21,7 @@ import typer
 from benchmarks.datasets import DATA_SETS, N_QUICK_QUERIES, QUICK, DataSet
 from corpus.config import load_config
 from corpus.errors import ConfigError
-from corpus.workspace import Workspace, versions
+from corpus.workspace import Workspace, find_version, versions
 from server.cli import bundles, data
 from server.cli.models import train_first_stage, train_second_stage
 from server.config import TandemConfig
@@ -52,7 +53,10 @@ def quality(
 
 def measure(name: str, dataset: DataSet, *, shared: Path, store: Path, quick: bool, overrides: list[str]) -> None:
     """Run the whole chain on one data set and write its results."""
+    from benchmarks.peers import sentence_transformers_stack as peers
+    from corpus.prepared import Prepared
     from indexer.evaluate import evaluate_bundle
+    from retrieval.model_info import load_retriever_info
 
     workspace = Workspace(store)
     settings = {**dataset.settings, **(QUICK if quick else {})}
@@ -71,9 +75,19 @@ def measure(name: str, dataset: DataSet, *, shared: Path, store: Path, quick: bo
         seconds["build"] = _timed(lambda: bundles.build(store, assignments))
         bundles.publish(store)
     started = time.monotonic()
+    retriever = load_retriever_info(find_version(workspace.retrievers, None, marker="model.json"))
+    stack = peers.open_stack(
+        Prepared(workspace.data),
+        peers.folder_of(workspace),
+        base_model=config.retriever.base_model,
+        max_steps=retriever.n_steps,
+    )
+    seconds["do-it-yourself stack"] = time.monotonic() - started
+    started = time.monotonic()
     report = evaluate_bundle(
         workspace,
         config.retriever,
+        peer=stack,
         split="test",
         limit=N_QUICK_QUERIES if quick else dataset.n_test_queries,
         relevant_grade=dataset.relevant_grade,
