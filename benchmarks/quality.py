@@ -7,18 +7,17 @@ stages are kept in the store's folder, so that a second call only evaluates.
 
 import json
 import logging
-import os
-import platform
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from benchmarks.circumstances import Circumstances
 from benchmarks.datasets import DATA_SETS, N_QUICK_QUERIES, QUICK, DataSet
+from benchmarks.plots import plot_quality
 from corpus.config import load_config
 from corpus.errors import ConfigError
 from corpus.workspace import Workspace, find_version, versions
@@ -42,7 +41,7 @@ def quality(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")
     ] = None,
 ) -> None:
-    """Train and measure Tandem on real data; write benchmarks/results/quality-<DATA>.json and .md."""
+    """Train and measure Tandem on real data; write benchmarks/results/quality-<DATA>.json, .md and .png."""
     chosen = list(DATA_SETS) if name == "all" else [name]
     for each in chosen:
         if each not in DATA_SETS:
@@ -58,6 +57,7 @@ def measure(name: str, dataset: DataSet, *, shared: Path, store: Path, quick: bo
     from indexer.evaluate import evaluate_bundle
     from retrieval.model_info import load_retriever_info
 
+    circumstances = Circumstances()
     workspace = Workspace(store)
     settings = {**dataset.settings, **(QUICK if quick else {})}
     assignments = [f"{key}={json.dumps(value)}" for key, value in settings.items()] + overrides
@@ -93,38 +93,33 @@ def measure(name: str, dataset: DataSet, *, shared: Path, store: Path, quick: bo
         relevant_grade=dataset.relevant_grade,
     )
     seconds["evaluate"] = time.monotonic() - started
-    stem = RESULTS / f"quality-{name}{'-quick' if quick else ''}"
+    suffix = "-quick" if quick else ""
     document = {
         "command": f"python -m benchmarks quality {name}" + (" --quick" if quick else ""),
         "settings": settings,
         "overrides": overrides,
-        "machine": {
-            "processor": _processor(),
-            "n_cores": _n_cores(),
-            "platform": f"{platform.system()} {platform.machine()}",
+        "seeds": {
+            "evaluation": report.seed,
+            "retriever": config.retriever.train.seed,
+            "reranker": config.reranker.train.seed,
+            "do-it-yourself stack": peers.SEED,
         },
-        "versions": {package: version(package) for package in ("torch", "sentence-transformers", "faiss-cpu")},
+        "data_fingerprint": report.data_fingerprint,
+        **circumstances.document(),
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": {stage: round(value, 1) for stage, value in seconds.items()},
         "report": report.model_dump(mode="json"),
     }
+    stem = RESULTS / f"quality-{name}{suffix}"
     RESULTS.mkdir(exist_ok=True)
     stem.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     stem.with_suffix(".md").write_text(f"# Quality on {name}\n\n{report.markdown()}\n", encoding="utf-8")
+    plot_quality(report, f"Quality on {name}{' (quick: few steps)' if quick else ''}", stem.with_suffix(".png"))
     typer.echo(report.table())
-    typer.echo(f"written: {stem}.json, {stem}.md")
+    typer.echo(f"written: {stem}.json, .md and .png")
 
 
 def _timed(action: Callable[[], object]) -> float:
     started = time.monotonic()
     action()
     return time.monotonic() - started
-
-
-def _n_cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
