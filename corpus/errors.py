@@ -15,6 +15,7 @@
         BundleCorrupt
         ModelIndexMismatch
         VersionNotFound
+        GateRefused         a bundle is not published because shoppers would lose
       DeviceUnavailable
       Overloaded
       DeadlineExceeded
@@ -91,6 +92,10 @@ class ModelIndexMismatch(ArtefactError):
 
 class VersionNotFound(ArtefactError):
     """The requested version of a model or bundle does not exist."""
+
+
+class GateRefused(ArtefactError):
+    """The release gate found that shoppers would lose by a bundle, or could not be asked about it."""
 
 
 class DeviceUnavailable(TandemError):

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from corpus.config import Section
 from corpus.settings import DataConfig
-from indexer.config import BuildConfig
+from indexer.config import BuildConfig, GateConfig
 from rerank.config import RerankerConfig
 from retrieval.config import RetrieverConfig
 
@@ -64,4 +64,5 @@ class TandemConfig(Section):
     retriever: RetrieverConfig = Field(default_factory=RetrieverConfig)
     reranker: RerankerConfig = Field(default_factory=RerankerConfig)
     build: BuildConfig = Field(default_factory=BuildConfig)
+    gate: GateConfig = Field(default_factory=GateConfig)
     server: ServerConfig = Field(default_factory=ServerConfig)

@@ -45,4 +45,4 @@ def run(store: StoreArgument = Path(), overrides: SetOption = None) -> None:
     retriever(store, overrides)
     reranker(store, overrides)
     build(store, overrides)
-    publish(store)
+    publish(store, overrides=overrides)
