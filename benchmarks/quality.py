@@ -16,8 +16,9 @@ from typing import Annotated
 import typer
 
 from benchmarks.circumstances import Circumstances
-from benchmarks.datasets import DATA_SETS, N_QUICK_QUERIES, QUICK, DataSet
+from benchmarks.datasets import DATA_SETS, QUICK, QUICK_SIZES, DataSet
 from benchmarks.plots import plot_quality
+from benchmarks.thinning import thin
 from corpus.config import load_config
 from corpus.errors import ConfigError
 from corpus.workspace import Workspace, find_version, versions
@@ -27,6 +28,7 @@ from server.config import TandemConfig
 
 logger = logging.getLogger(__name__)
 
+QUICK_SEED = 0
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -35,7 +37,7 @@ def quality(
     shared: Annotated[Path, typer.Option(help="The folder that holds the data sets.")] = Path("../shared/data"),
     stores: Annotated[Path, typer.Option(help="Where the stores are kept.")] = Path("stores"),
     quick: Annotated[
-        bool, typer.Option("--quick", help="Few training steps: does it run, not how good is it.")
+        bool, typer.Option("--quick", help="Few steps on a cut-down store: does it run, not how good is it.")
     ] = False,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")
@@ -67,6 +69,8 @@ def measure(name: str, dataset: DataSet, *, shared: Path, store: Path, quick: bo
     config = load_config(TandemConfig, workspace.config_path, overrides=assignments)
     if not (workspace.data / "manifest.json").exists():
         seconds["prepare"] = _timed(lambda: data.prepare(store, assignments))
+        if quick:
+            thin(workspace.data, QUICK_SIZES, seed=QUICK_SEED)
     if not versions(workspace.retrievers, marker="model.json"):
         seconds["train retriever"] = _timed(lambda: train_first_stage(workspace, config))
     if not versions(workspace.rerankers, marker="model.json"):
@@ -89,7 +93,7 @@ def measure(name: str, dataset: DataSet, *, shared: Path, store: Path, quick: bo
         config.retriever,
         peer=stack,
         split="test",
-        limit=N_QUICK_QUERIES if quick else dataset.n_test_queries,
+        limit=dataset.n_test_queries,
         relevant_grade=dataset.relevant_grade,
     )
     seconds["evaluate"] = time.monotonic() - started
@@ -110,11 +114,12 @@ def measure(name: str, dataset: DataSet, *, shared: Path, store: Path, quick: bo
         "seconds": {stage: round(value, 1) for stage, value in seconds.items()},
         "report": report.model_dump(mode="json"),
     }
+    title = f"Quality on {name}" + (" (quick: few steps on a cut-down store)" if quick else "")
     stem = RESULTS / f"quality-{name}{suffix}"
     RESULTS.mkdir(exist_ok=True)
     stem.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    stem.with_suffix(".md").write_text(f"# Quality on {name}\n\n{report.markdown()}\n", encoding="utf-8")
-    plot_quality(report, f"Quality on {name}{' (quick: few steps)' if quick else ''}", stem.with_suffix(".png"))
+    stem.with_suffix(".md").write_text(f"# {title}\n\n{report.markdown()}\n", encoding="utf-8")
+    plot_quality(report, title, stem.with_suffix(".png"))
     typer.echo(report.table())
     typer.echo(f"written: {stem}.json, .md and .png")
 

@@ -177,7 +177,7 @@ def _train_retriever(encoder: Any, data: Any, folder: Path, settings: StackSetti
         **_arguments(folder, settings), batch_sampler=BatchSamplers.NO_DUPLICATES
     )
     loss = MultipleNegativesRankingLoss(encoder)
-    SentenceTransformerTrainer(model=encoder, args=arguments, train_dataset=data, loss=loss).train()
+    _run(SentenceTransformerTrainer(model=encoder, args=arguments, train_dataset=data, loss=loss))
 
 
 def _train_reranker(base: str, encoder: Any, data: Any, folder: Path, settings: StackSettings) -> Any:  # noqa: ANN401 - untyped library
@@ -201,8 +201,15 @@ def _train_reranker(base: str, encoder: Any, data: Any, folder: Path, settings: 
     model = CrossEncoder(base, num_labels=1)
     arguments = CrossEncoderTrainingArguments(**_arguments(folder, settings))
     loss = BinaryCrossEntropyLoss(model, pos_weight=torch.tensor(N_NEGATIVES))
-    CrossEncoderTrainer(model=model, args=arguments, train_dataset=mined, loss=loss).train()
+    _run(CrossEncoderTrainer(model=model, args=arguments, train_dataset=mined, loss=loss))
     return model
+
+
+def _run(trainer: Any) -> None:  # noqa: ANN401 - untyped library
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)  # it prints a summary among the report's lines
+    trainer.train()
 
 
 def _arguments(folder: Path, settings: StackSettings) -> dict[str, Any]:
