@@ -16,6 +16,7 @@
         BundleCorrupt
         ModelIndexMismatch
         VersionNotFound
+        GateRefused         a bundle is not published because shoppers would lose
       DeviceUnavailable
       Overloaded
       DeadlineExceeded
@@ -96,6 +97,10 @@ class ModelIndexMismatch(ArtefactError):
 
 class VersionNotFound(ArtefactError):
     """The requested version of a model or bundle does not exist."""
+
+
+class GateRefused(ArtefactError):
+    """The release gate found that shoppers would lose by a bundle, or could not be asked about it."""
 
 
 class DeviceUnavailable(TandemError):

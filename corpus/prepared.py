@@ -23,6 +23,9 @@ from corpus.events import EventType, HistoryEvent
 from corpus.items import ItemTable
 
 Split = Literal["train", "valid", "test"]
+Part = Literal["all", "fitting", "judging"]
+JUDGING_ONE_IN = 5  # searches of a split that are kept from fitting
+_PART_SEED = 2026
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")  # in order of time
 
 EXAMPLE_SCHEMA: dict[str, Any] = {
@@ -70,6 +73,17 @@ class Pairs:
     shopper: npt.NDArray[np.int64]  # (n,) equal for the pairs of one shopper; -1 where nobody knows whose it is
     timestamp: npt.NDArray[np.datetime64]  # (n,) UTC, microseconds; NaT for judged queries
 
+    def take(self, chosen: npt.NDArray[np.bool_]) -> "Pairs":
+        """Return some of the pairs, under the same queries."""
+        return Pairs(
+            queries=self.queries,
+            query=self.query[chosen],
+            row=self.row[chosen],
+            weight=self.weight[chosen],
+            shopper=self.shopper[chosen],
+            timestamp=self.timestamp[chosen],
+        )
+
 
 class Prepared:
     """Reader of a prepared ``data/`` folder."""
@@ -100,7 +114,13 @@ class Prepared:
         return self._items
 
     def examples(
-        self, split: Split, *, limit: int | None = None, seed: int = 0, with_history: bool = True
+        self,
+        split: Split,
+        *,
+        limit: int | None = None,
+        seed: int = 0,
+        with_history: bool = True,
+        part: Part = "all",
     ) -> list[Example]:
         """Read the examples of one split, in the order of their query ids' hash if limited, else of the file.
 
@@ -109,8 +129,13 @@ class Prepared:
             limit: Keep at most so many, drawn uniformly by a seeded hash of the query id.
             seed: Seed of that draw.
             with_history: False leaves the histories empty, which take most of the memory and the time.
+            part: ``judging`` is a fifth of the split, drawn by a hash of the query id, and ``fitting`` the rest: what
+                one stage was fitted on cannot judge it.
         """
         frame = pl.scan_parquet(self.folder / "examples.parquet").filter(pl.col("split") == split)
+        if part != "all":
+            judging = pl.col("query_id").hash(_PART_SEED) % JUDGING_ONE_IN == 0
+            frame = frame.filter(judging if part == "judging" else ~judging)
         if not with_history:
             frame = frame.with_columns(pl.lit(None).alias("history"))
         if limit is not None:

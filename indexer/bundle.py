@@ -3,10 +3,12 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from pydantic import ValidationError
 
 from corpus.errors import ArtefactError, BundleCorrupt, ModelIndexMismatch
 from corpus.items import ItemTable
+from corpus.prepared import Pairs, Prepared, Split
 from indexer.config import BuildConfig
 from indexer.engines import get_encoder, get_reranker
 from indexer.manifest import BundleManifest, read_manifest
@@ -43,8 +45,21 @@ class Bundle:
     retriever: Retriever
     reranker: Reranker | None  # None: built before any reranker was trained
 
-    def with_behaviour(self, behaviour: Behaviour) -> "Bundle":
-        """Return the same models and indexes over other tables of behaviour."""
+    def before(self, split: Split, prepared: Prepared) -> "Bundle":
+        """Return the bundle as it would have answered before a split: the tables of behaviour count the splits before.
+
+        A bundle's own tables hold all that the store knows, also the very choices that an evaluation asks for.
+
+        Args:
+            split: What is to be judged.
+            prepared: Where the choices are; an item that this bundle lacks is left out.
+        """
+        behaviour = Behaviour.build(
+            _in_rows_of(self.items, prepared.items, prepared.pairs_before(split)),
+            self.retriever.encoder,
+            self.stage.behaviour,
+            n_items=len(self.items),
+        )
         reranker = self.reranker
         if reranker is not None and reranker.blend is not None:
             extractor = FeatureExtractor(self.items, behaviour)
@@ -52,6 +67,14 @@ class Bundle:
         return replace(
             self, behaviour=behaviour, retriever=self.retriever.with_query_log(behaviour.queries), reranker=reranker
         )
+
+
+def _in_rows_of(items: ItemTable, others: ItemTable, pairs: Pairs) -> Pairs:
+    """Translate pairs from the rows of another catalogue."""
+    if items.ids == others.ids:
+        return pairs
+    rows = np.array([-1 if (row := items.row_of(item_id)) is None else row for item_id in others.ids], dtype=np.int64)
+    return replace(pairs, row=rows[pairs.row]).take(rows[pairs.row] >= 0)
 
 
 def open_bundle(folder: Path, *, n_threads: int | None = None, verify: bool = True) -> Bundle:

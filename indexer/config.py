@@ -1,4 +1,4 @@
-"""Settings of the offline rebuild: the ``[build]`` section of ``tandem.toml``."""
+"""Settings of the offline rebuild: the ``[build]`` and ``[gate]`` sections of ``tandem.toml``."""
 
 from typing import Annotated, Literal
 
@@ -24,3 +24,10 @@ class BuildConfig(Section):
     n_calibration: Annotated[int, Field(ge=1)] = 300  # queries that int8 export is calibrated on
     n_recall_queries: Annotated[int, Field(ge=1)] = 500  # validation queries to compare the index with exact search on
     min_ann_recall: Annotated[float, Field(ge=0, le=1)] = 0.99  # a bundle whose ann_recall@100 is lower is refused
+
+
+class GateConfig(Section):
+    """``[gate]``: what a bundle is asked before it is published; ``indexer/gate.py`` has the rules."""
+
+    queries: Annotated[int, Field(ge=1)] = 300  # validation searches, a seeded sample; bounds how long publishing takes
+    max_slice_loss: Annotated[float, Field(ge=0, le=1)] = 0.02  # MRR@10 that a slice may lose, beyond noise

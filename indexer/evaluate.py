@@ -6,22 +6,22 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field, ValidationError
 
 from corpus.config import Section
 from corpus.errors import ConfigError, InputError, ModelIndexMismatch
 from corpus.items import ItemTable
-from corpus.prepared import Example, Prepared, Split
+from corpus.prepared import Example, Label, Prepared, Split
 from corpus.workspace import Workspace, find_version
 from indexer.bundle import Bundle, open_bundle
 from indexer.floors import Floors, Ranking
+from indexer.judged import is_judged, judged_runs
 from indexer.manifest import MANIFEST_FILE
 from indexer.publish import current_version
-from indexer.report import HEADLINE, Estimate, EvaluationReport, Row, Slice
-from indexer.systems import Contest, Untuned, runs
+from indexer.report import HEADLINE, JUDGED, SLICE_MEASURES, Estimate, EvaluationReport, Row, Slice
+from indexer.slices import Mask, TrainingTraffic, slices
+from indexer.systems import FLOORS, Contest, Peer, Untuned, runs
 from retrieval.arrays import FloatArray
-from retrieval.behaviour import Behaviour
 from retrieval.config import RetrieverConfig
 from retrieval.metrics import MEASURES, evaluate_rankings, paired_bootstrap
 
@@ -51,9 +51,18 @@ class EvaluationConfig(Section):
     rerank_depth: Annotated[int, Field(ge=1)] = 30
     seed: Annotated[int, Field(ge=0)] = 0
 
+    def is_relevant(self, label: Label) -> bool:
+        """Tell whether a labelled item counts as relevant for the binary measures."""
+        return label.grade > 0 if self.relevant_grade is None else label.grade >= self.relevant_grade
+
 
 def evaluate_bundle(
-    workspace: Workspace, retriever_config: RetrieverConfig, *, version: str | None = None, **settings: object
+    workspace: Workspace,
+    retriever_config: RetrieverConfig,
+    *,
+    version: str | None = None,
+    peer: Peer | None = None,
+    **settings: object,
 ) -> EvaluationReport:
     """Evaluate a bundle of a workspace.
 
@@ -61,6 +70,7 @@ def evaluate_bundle(
         workspace: The store.
         retriever_config: Names the base model of the row "untuned encoder".
         version: The bundle; None is the current one, or the newest if none was published.
+        peer: Another stack, for its rows in the same report; see ``evaluate``.
         settings: The fields of ``EvaluationConfig``.
     Raises:
         ConfigError: If a setting is unknown or impossible.
@@ -75,7 +85,7 @@ def evaluate_bundle(
     chosen = version or current_version(workspace.bundles)
     bundle = open_bundle(find_version(workspace.bundles, chosen, marker=MANIFEST_FILE))
     untuned = Untuned(config=retriever_config, cache=workspace.embeddings)
-    return evaluate(Prepared(workspace.data), bundle, config, untuned=untuned, oracle=_oracle(workspace))
+    return evaluate(Prepared(workspace.data), bundle, config, untuned=untuned, oracle=_oracle(workspace), peer=peer)
 
 
 def evaluate(
@@ -85,6 +95,7 @@ def evaluate(
     *,
     untuned: Untuned | None = None,
     oracle: "Oracle | None" = None,
+    peer: Peer | None = None,
 ) -> EvaluationReport:
     """Evaluate an opened bundle.
 
@@ -95,6 +106,7 @@ def evaluate(
         untuned: The base model, for its row; None leaves the row out.
         oracle: The best possible rankings, where a synthetic store knows them. Queries without one are then left
             out of every row, so that all rows speak of the same queries.
+        peer: Another stack that ranks the same queries; its rows stand between the floors and Tandem's.
     Returns:
         Each system on all queries and on each slice of them.
     Raises:
@@ -103,7 +115,11 @@ def evaluate(
     """
     _check_same_catalogue(prepared, bundle)
     drawn = prepared.examples(config.split, limit=config.limit, seed=config.seed)
-    examples = [example for example in drawn if _has_answer(example, config.relevant_grade)]
+
+    def is_answered(example: Example) -> bool:
+        return any(map(config.is_relevant, example.labels))
+
+    examples = [example for example in drawn if is_answered(example)]
     notes: list[str] = []
     if oracle is not None:
         oracle = oracle.for_examples(examples)
@@ -120,32 +136,47 @@ def evaluate(
             "choose another split or a lower relevant grade"
         )
     # the bundle's own tables may hold the very choices that are to be foretold
-    before = prepared.pairs_before(config.split)
-    stage = bundle.stage.behaviour
-    bundle = bundle.with_behaviour(Behaviour.build(before, bundle.retriever.encoder, stage, n_items=len(bundle.items)))
-    floors = Floors(before, len(bundle.items))
+    bundle = bundle.before(config.split, prepared)
+    floors = Floors(prepared.pairs_before(config.split), len(bundle.items))
+    traffic = TrainingTraffic(prepared.examples("train", with_history=False))
     judge = _Judge(examples, config, bundle.items, oracle)
     seconds: dict[str, float] = {}
     started = time.monotonic()
     best = None if oracle is None else oracle.rankings(bundle.items)
-    contest = Contest(bundle=bundle, floors=floors, untuned=untuned, oracle=best)
+    contest = Contest(bundle=bundle, floors=floors, untuned=untuned, oracle=best, peer=peer)
     for name, run in runs(contest, examples, rerank_depth=config.rerank_depth, seed=config.seed, notes=notes):
         judge.add(name, run)
         seconds[name] = round(time.monotonic() - started, 3)
         started = time.monotonic()
+    if all(map(is_judged, examples)):
+        for name, run in judged_runs(contest, examples, seed=config.seed):
+            judge.add_judged(name, run)
+        seconds[JUDGED] = round(time.monotonic() - started, 3)
+    elif any(map(is_judged, examples)):
+        notes.append(f"no {JUDGED}: only some of these queries were judged, the others were observed")
+    everything = np.ones(len(examples), dtype=np.bool_)
     return EvaluationReport(
         bundle=bundle.manifest.version,
+        data_fingerprint=prepared.fingerprint,
+        n_items=len(bundle.items),
         split=config.split,
         n_queries=len(examples),
         n_distinct_queries=len({example.query for example in examples}),
-        n_without_answer=sum(not _has_answer(example, config.relevant_grade) for example in drawn),
+        n_without_answer=len(drawn) - sum(map(is_answered, drawn)),
         relevant_grade=config.relevant_grade,
         rerank_depth=config.rerank_depth,
         seed=config.seed,
-        rows=judge.rows(np.ones(len(examples), dtype=np.bool_)),
+        best_floor=judge.best_floors(everything, (*MEASURES, JUDGED)),
+        rows=judge.rows(everything, (*MEASURES, JUDGED)),
         slices=tuple(
-            Slice(name=name, n_queries=int(mask.sum()), rows=judge.rows(mask))
-            for name, mask in _slices(examples, floors)
+            Slice(
+                name=name,
+                by=by,
+                n_queries=int(mask.sum()),
+                best_floor=judge.best_floors(mask, SLICE_MEASURES),
+                rows=judge.rows(mask, SLICE_MEASURES),
+            )
+            for name, by, mask in slices(examples, traffic, config.is_relevant)
             if mask.any()
         ),
         notes=tuple(notes),
@@ -173,23 +204,44 @@ class _Judge:
             self._shares[name] = self._oracle.share_of_possible(run, self._items).astype(np.float32)
         logger.info("%s: %s %.3f", name, HEADLINE, self._scores[name][HEADLINE].mean())
 
-    def rows(self, mask: npt.NDArray[np.bool_]) -> tuple[Row, ...]:
+    def add_judged(self, name: str, run: Mapping[str, Ranking]) -> None:
+        """Judge how a system that was judged before orders the labelled items alone."""
+        self._scores[name][JUDGED] = evaluate_rankings(run, self._qrels)["nDCG@10"]
+
+    def best_floors(self, mask: Mask, measures: Sequence[str]) -> dict[str, str]:
+        """Name the best floor on some of the queries by each measure that any floor has."""
+        floors = [(name, self._scores[name]) for name in FLOORS if name in self._scores]
+        best: dict[str, str] = {}
+        for measure in measures:
+            means = {name: float(scores[measure][mask].mean()) for name, scores in floors if measure in scores}
+            if means:
+                best[measure] = max(means, key=lambda name: means[name])
+        return best
+
+    def rows(self, mask: Mask, measures: Sequence[str]) -> tuple[Row, ...]:
         """Sum the judged systems up over some of the queries."""
         rows: list[Row] = []
+        best = {
+            measure: self._scores[name][measure][mask] for measure, name in self.best_floors(mask, measures).items()
+        }
         above: Scores | None = None
         for name, scores in self._scores.items():
-            part = {measure: scores[measure][mask] for measure in MEASURES}
+            part = {measure: scores[measure][mask] for measure in measures if measure in scores}
             share = self._shares.get(name)
             rows.append(
                 Row(
                     name=name,
-                    metrics={m: self._estimate(part[m]) for m in MEASURES},
-                    gain=None if above is None else {m: self._estimate(part[m], above[m]) for m in MEASURES},
+                    metrics={measure: self._estimate(values) for measure, values in part.items()},
+                    gain=None if above is None else self._gains(part, above),
+                    floor_gain=None if name in FLOORS else self._gains(part, best),
                     share_of_possible=None if share is None else self._estimate(share[mask]),
                 )
             )
             above = part
         return tuple(rows)
+
+    def _gains(self, scores: Scores, below: Scores) -> dict[str, Estimate]:
+        return {m: self._estimate(values, below[m]) for m, values in scores.items() if m in below}
 
     def _estimate(self, values: FloatArray, below: FloatArray | None = None) -> Estimate:
         base = np.zeros_like(values) if below is None else below
@@ -204,24 +256,6 @@ def _oracle(workspace: Workspace) -> "Oracle | None":
     from corpus.synthetic import Oracle
 
     return Oracle.read(path)
-
-
-def _has_answer(example: Example, relevant_grade: float | None) -> bool:
-    if relevant_grade is None:
-        return any(label.grade > 0 for label in example.labels)
-    return any(label.grade >= relevant_grade for label in example.labels)
-
-
-def _slices(examples: Sequence[Example], floors: Floors) -> list[tuple[str, npt.NDArray[np.bool_]]]:
-    seen = np.array([floors.seen(example.query) for example in examples])
-    n_events = np.array([len(example.history) for example in examples])
-    return [
-        ("seen", seen),
-        ("unseen", ~seen),
-        ("no history", n_events == 0),
-        ("1-3 events", (n_events >= 1) & (n_events <= 3)),
-        ("4+ events", n_events >= 4),
-    ]
 
 
 def _check_same_catalogue(prepared: Prepared, bundle: Bundle) -> None:

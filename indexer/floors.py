@@ -29,10 +29,6 @@ class Floors:
         self._overall = _best_first(overall)
         self._within = {query: _best_first(counts) for query, counts in within.items()}
 
-    def seen(self, query: str) -> bool:
-        """Tell whether anything was chosen after this very query before."""
-        return query in self._within
-
     def random(self, query_id: str, k: int, *, seed: int) -> Ranking:
         """Return k items drawn uniformly; the same ones whenever the same query is asked with the same seed."""
         generator = np.random.default_rng([seed, *query_id.encode()])

@@ -11,14 +11,16 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from corpus.errors import ArtefactError, BundleCorrupt, VersionNotFound
+from corpus.errors import ArtefactError, BundleCorrupt, GateRefused, VersionNotFound
 from corpus.workspace import find_version, versions
 from indexer.manifest import MANIFEST_FILE, BundleManifest, Version, read_manifest
+from indexer.publications import GateOutcome, Publication, record
 from indexer.verify import fsync_folder, verify_bundle
 
 logger = logging.getLogger(__name__)
@@ -36,29 +38,35 @@ class Current(BaseModel):
     history: Annotated[tuple[Version, ...], Field(max_length=MAX_HISTORY)] = ()  # published before, oldest first
 
 
-def publish(bundles: Path, version: str | None = None) -> str:
-    """Verify a bundle and make it the one that is served.
+def publish(
+    bundles: Path, version: str | None = None, *, gate: GateOutcome | None = None, reason: str | None = None
+) -> str:
+    """Verify a bundle and make it the one that is served; ``publications.jsonl`` gets a line.
 
     Publishing the version that is current already verifies it and changes nothing.
 
     Args:
         bundles: The workspace's ``bundles/`` folder.
         version: Such as ``v3``; None is the newest.
+        gate: What ``indexer.gate.judge`` found on this version; None: it was not asked.
+        reason: Why it was not asked.
     Returns:
         The version that is now current.
     Raises:
         VersionNotFound: If there is no such finished bundle.
-        BundleCorrupt: If it does not verify; the version in service stays.
+        GateRefused: If the gate refused it.
+        BundleCorrupt: If it does not verify. In each case the version in service stays.
     """
     chosen = find_version(bundles, version, marker=MANIFEST_FILE).name
+    if gate is not None:
+        _check_gate(gate, chosen)
     verify_bundle(bundles / chosen)
     with _locked(bundles):
         before = _read_current(bundles)
-        if before is None:
-            _write_current(bundles, Current(version=chosen))
-        elif before.version != chosen:
-            history = (*before.history, before.version)[-MAX_HISTORY:]
+        if before is None or before.version != chosen:
+            history = () if before is None else (*before.history, before.version)[-MAX_HISTORY:]
             _write_current(bundles, Current(version=chosen, history=history))
+            _record(bundles, "publish", chosen, before, gate=gate, reason=reason)
     return chosen
 
 
@@ -85,6 +93,7 @@ def rollback(bundles: Path) -> str:
         find_version(bundles, target, marker=MANIFEST_FILE)
         verify_bundle(bundles / target)
         _write_current(bundles, Current(version=target, history=tuple(history)))
+        _record(bundles, "rollback", target, before)
     return target
 
 
@@ -146,6 +155,31 @@ def _read_current(bundles: Path) -> Current | None:
 
 def _write_current(bundles: Path, current: Current) -> None:
     write_atomically(bundles / CURRENT_FILE, (json.dumps(current.model_dump(mode="json")) + "\n").encode())
+
+
+def _record(
+    bundles: Path,
+    action: Literal["publish", "rollback"],
+    version: str,
+    before: Current | None,
+    *,
+    gate: GateOutcome | None = None,
+    reason: str | None = None,
+) -> None:
+    parent = None if before is None else before.version
+    time = datetime.now(UTC)
+    record(bundles, Publication(action=action, version=version, parent=parent, time=time, gate=gate, reason=reason))
+
+
+def _check_gate(gate: GateOutcome, version: str) -> None:
+    if gate.version != version:
+        raise ValueError(f"expected the gate's outcome on {version}, got one on {gate.version}")
+    if gate.verdict == "refused":
+        failed = "; ".join(check.text() for check in gate.checks if not check.passed)
+        raise GateRefused(
+            f"expected bundle {version} to pass the release gate on validation, got: {failed}; train it longer or on "
+            'more data and build again, or publish it all the same with --force --reason "…"'
+        )
 
 
 @contextmanager

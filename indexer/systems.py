@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from corpus.errors import ConfigError
 from corpus.events import HistoryEvent
@@ -19,11 +20,14 @@ from indexer.floors import Floors, Ranking
 from rerank.reranker import Reranker
 from retrieval.candidates import Candidates
 from retrieval.config import RetrieverConfig, VectorIndexConfig
+from retrieval.encoder import TextEncoder
 from retrieval.fusion import FusionWeights
+from retrieval.vector_index import VectorIndex
 
 logger = logging.getLogger(__name__)
 
 DEPTH = 100  # of every ranking: what hit@100 and recall@100 need
+FOUND = 200  # candidates of the first stage, as many as the server finds by default
 
 RANDOM = "random"
 POPULAR = "popularity"
@@ -37,8 +41,21 @@ WITH_HISTORY = "two stages + history"
 CHAIN_ANONYMOUS = "full chain, no history"
 CHAIN = "full chain"
 ORACLE = "oracle"
+FLOORS = (RANDOM, POPULAR, POPULAR_WITHIN, LEXICAL, UNTUNED)  # what can be had without training
 
 Run = Mapping[str, Ranking]  # by query id
+
+
+class Peer(Protocol):
+    """Another stack that takes part in the same run, such as a benchmark's."""
+
+    def runs(self, examples: Sequence[Example]) -> Iterator[tuple[str, Run]]:
+        """Yield the name and the rankings, ``DEPTH`` deep, of each of its systems."""
+        ...
+
+    def judged_runs(self, examples: Sequence[Example]) -> Iterator[tuple[str, Run]]:
+        """Yield the same systems' orders of each query's labelled items alone; see ``indexer.judged``."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +74,7 @@ class Contest:
     floors: Floors
     untuned: Untuned | None  # None: no row for the base model
     oracle: Run | None  # None: nobody knows the best possible rankings
+    peer: Peer | None = None  # None: no other stack takes part
 
 
 def runs(
@@ -79,6 +97,8 @@ def runs(
             yield UNTUNED, untuned_run(examples, bundle.items, contest.untuned)
         except ConfigError as exc:
             notes.append(f"no row for the untuned encoder: {exc}")
+    if contest.peer is not None:
+        yield from contest.peer.runs(examples)
     yield DENSE, candidate_run(examples, retrieve(examples, bundle, FusionWeights(dense=1.0)))
     candidates = retrieve(examples, bundle)
     yield HYBRID, candidate_run(examples, candidates)
@@ -118,22 +138,30 @@ def untuned_run(examples: Sequence[Example], items: ItemTable, untuned: Untuned)
     Raises:
         ConfigError: If the base model is not on this machine.
     """
+    encoder, index = open_untuned(items, untuned)
+    queries = _distinct(examples)
+    embeddings = dict(zip(queries, encoder.encode(queries), strict=True))
+    return _per_query(examples, lambda query: index.search_one(embeddings[query], DEPTH)[0].tolist(), UNTUNED)
+
+
+def open_untuned(items: ItemTable, untuned: Untuned) -> tuple[TextEncoder, VectorIndex]:
+    """Return the base model's query encoder, and an exact index of its embeddings of the catalogue.
+
+    Raises:
+        ConfigError: If the base model is not on this machine.
+    """
     from retrieval.base_models import resolve_base_model
     from retrieval.embeddings import embed_items
     from retrieval.encoder import open_torch_encoder
     from retrieval.passages import passages
-    from retrieval.vector_index import VectorIndex
 
     config = untuned.config
     folder = Path(resolve_base_model(config.base_model))
     texts = passages(items, config.item_fields)
     item_encoder = open_torch_encoder(folder, role="item", max_tokens=config.max_item_tokens)
     vectors = embed_items(item_encoder, texts, untuned.cache).vectors
-    index = VectorIndex.build(vectors, VectorIndexConfig(kind="flat"))
-    queries = _distinct(examples)
     encoder = open_torch_encoder(folder, role="query", max_tokens=config.max_query_tokens)
-    embeddings = dict(zip(queries, encoder.encode(queries), strict=True))
-    return _per_query(examples, lambda query: index.search_one(embeddings[query], DEPTH)[0].tolist(), UNTUNED)
+    return encoder, VectorIndex.build(vectors, VectorIndexConfig(kind="flat"))
 
 
 def retrieve(
@@ -148,7 +176,7 @@ def retrieve(
     """
     retriever = bundle.retriever if weights is None else bundle.retriever.with_weights(weights)
     queries = _distinct(examples)
-    return dict(zip(queries, retriever.retrieve_batch(queries, DEPTH), strict=True))
+    return dict(zip(queries, retriever.retrieve_batch(queries, FOUND), strict=True))
 
 
 def candidate_run(examples: Sequence[Example], candidates: dict[str, Candidates]) -> Run:

@@ -64,7 +64,7 @@ def train_blend(
     """
     if (out / BLEND_FILE).exists():
         raise ConfigError(f"expected a folder for a new version, {out} holds a finished one; train into another")
-    examples = prepared.examples("valid", limit=config.max_searches, seed=config.seed)
+    examples = prepared.examples("valid", limit=config.max_searches, seed=config.seed, part="fitting")
     extractor = FeatureExtractor(prepared.items, first_stage.behaviour)
     lists = collect_blend_lists(examples, first_stage.retriever, extractor, config)
     if len(lists) < config.min_searches:

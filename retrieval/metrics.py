@@ -7,7 +7,7 @@ import numpy as np
 from corpus.errors import InputError
 from retrieval.arrays import FloatArray
 
-MEASURES = ("MRR@10", "nDCG@10", "hit@10", "hit@100", "recall@100")
+MEASURES = ("recall@100", "MRR@10", "nDCG@10", "hit@10", "hit@100")
 # trec_eval takes whole grades; its nDCG is linear in the grade, so a common factor changes nothing
 GRADE_SCALE = 1000
 BOOTSTRAP_BLOCK = 4_000_000  # draws held in memory at once

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from corpus.config import Section
 from corpus.settings import DataConfig
-from indexer.config import BuildConfig
+from indexer.config import BuildConfig, GateConfig
 from rerank.config import BlendConfig, RerankerConfig
 from retrieval.config import RetrieverConfig
 
@@ -65,4 +65,5 @@ class TandemConfig(Section):
     reranker: RerankerConfig = Field(default_factory=RerankerConfig)
     blend: BlendConfig = Field(default_factory=BlendConfig)
     build: BuildConfig = Field(default_factory=BuildConfig)
+    gate: GateConfig = Field(default_factory=GateConfig)
     server: ServerConfig = Field(default_factory=ServerConfig)

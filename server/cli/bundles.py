@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from corpus.errors import ConfigError, GateRefused
 from server.cli.options import JsonOption, SetOption, StoreArgument, open_store, report, report_values
 
 VersionArgument = Annotated[str | None, typer.Argument(help="Such as v3; the newest if none is named.")]
@@ -24,13 +25,35 @@ def build(store: StoreArgument = Path(), overrides: SetOption = None, as_json: J
     )
 
 
-def publish(store: StoreArgument = Path(), version: VersionArgument = None, as_json: JsonOption = False) -> None:
-    """Make a bundle the one that is served."""
+def publish(
+    store: StoreArgument = Path(),
+    version: VersionArgument = None,
+    force: Annotated[bool, typer.Option("--force", help="Do not ask the release gate; needs --reason.")] = False,
+    reason: Annotated[str | None, typer.Option(help="Why the gate is not asked; kept in publications.jsonl.")] = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a bundle the one that is served, if the release gate lets it pass."""
     from indexer.publish import publish as publish_bundle
 
-    workspace, _ = open_store(store, None)
-    published = publish_bundle(workspace.bundles, version)
-    report_values({"version": published}, as_json=as_json, text=f"{published} is current\nnext: tandem serve {store}")
+    if force != bool(reason and reason.strip()):
+        raise ConfigError('expected --force and --reason "…" together, got only one of them; name both or neither')
+    workspace, config = open_store(store, overrides)
+    outcome = None
+    if not force:
+        from indexer.gate import judge
+
+        outcome = judge(workspace, version, config.gate)
+        version = outcome.version
+    gate = None if outcome is None else outcome.model_dump(mode="json")
+    found = [] if outcome is None else [outcome.text()]
+    try:
+        published = publish_bundle(workspace.bundles, version, gate=outcome, reason=reason)
+    except GateRefused:
+        report_values({"version": None, "gate": gate}, as_json=as_json, text="\n".join(found))
+        raise
+    text = "\n".join([*found, f"{published} is current", f"next: tandem serve {store}"])
+    report_values({"version": published, "gate": gate, "reason": reason}, as_json=as_json, text=text)
 
 
 def rollback(store: StoreArgument = Path(), as_json: JsonOption = False) -> None:

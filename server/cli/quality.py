@@ -50,4 +50,4 @@ def run(store: StoreArgument = Path(), overrides: SetOption = None) -> None:
     except TooLittleData as exc:
         typer.echo(f"without a blend: {exc}")
     build(store, overrides)
-    publish(store)
+    publish(store, overrides=overrides)

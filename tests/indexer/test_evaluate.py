@@ -14,6 +14,7 @@ from indexer.evaluate import EvaluationConfig, evaluate, evaluate_bundle
 from indexer.report import EvaluationReport
 from indexer.systems import SecondStage, Untuned
 from rerank.reranker import Reranked
+from retrieval.metrics import MEASURES
 from tests.indexer.small_models import RETRIEVER
 
 ALL = ["random", "popularity", "popularity in query", "BM25", "untuned encoder", "tuned dense", "hybrid"]
@@ -59,15 +60,35 @@ def test_the_second_stage_reorders_but_neither_adds_nor_loses_items(report):
     assert value(report, "two stages") != value(report, "two stages + history")
 
 
+def test_systems_above_the_floors_are_compared_with_the_best_of_them_by_each_measure(report):
+    floors = report.rows[:5]
+    assert [row.floor_gain for row in floors] == [None] * 5
+    for measure, name in report.best_floor.items():
+        best = max(row.metrics[measure].value for row in floors)
+        assert value(report, name, measure) == best
+        for row in report.rows[5:]:
+            assert row.floor_gain[measure].value == pytest.approx(row.metrics[measure].value - best, abs=1e-6)
+            assert row.floor_gain[measure].low <= row.floor_gain[measure].value <= row.floor_gain[measure].high
+    assert set(report.best_floor) == set(MEASURES)
+
+
 def test_slices_split_the_queries_by_training_and_by_history(report, tiny_prepared):
     slices = {part.name: part for part in report.slices}
     examples = tiny_prepared.examples("test")
     seen = {example.query for example in tiny_prepared.examples("train")}
-    assert slices["seen"].n_queries == sum(example.query in seen for example in examples)
+    assert sum(slices[name].n_queries for name in ("head", "torso", "tail") if name in slices) == sum(
+        example.query in seen for example in examples
+    )
     assert slices["no history"].n_queries == sum(not example.history for example in examples)
     assert "1-3 events" not in slices  # empty slices are left out
     anonymous = {row.name: row.metrics for row in slices["no history"].rows}
     assert anonymous["two stages"] == anonymous["two stages + history"]
+    assert all(set(row.metrics) == {"MRR@10", "nDCG@10"} for part in report.slices for row in part.rows)
+    n_queries, total = 0, 0.0
+    for part in (slices["no history"], slices["4+ events"]):
+        two = next(row for row in part.rows if row.name == "two stages")
+        n_queries, total = n_queries + part.n_queries, total + part.n_queries * two.metrics["MRR@10"].value
+    assert total / n_queries == pytest.approx(value(report, "two stages"))
 
 
 def test_a_report_survives_json_and_its_table_fits_a_terminal(report):
@@ -77,6 +98,11 @@ def test_a_report_survives_json_and_its_table_fits_a_terminal(report):
     for name in ALL:
         assert any(line.startswith(name) for line in lines)
         assert f"| {name} |" in report.markdown()
+    for text in (report.table(), report.markdown()):
+        assert "linear" in text
+        assert "MRR@10 by what training saw" in text
+        assert "MRR@10 by length of history" in text
+    assert "judged" not in report.table()
 
 
 def test_a_seeded_sample_is_the_same_every_time(tiny_prepared, bundle):
@@ -106,7 +132,8 @@ def test_rows_that_cannot_be_had_are_noted(tiny_prepared, bundle, tmp_path):
     assert [row.name for row in report.rows] == [name for name in ALL if name != "untuned encoder"]
     assert any("no row for the untuned encoder" in note for note in report.notes)
     assert any("no reranker" in note for note in report.notes)
-    assert all(note in report.table() for note in report.notes)
+    printed = " ".join(report.table().split())
+    assert all(note in printed for note in report.notes)
 
 
 def test_data_of_another_catalogue_is_refused(tiny_prepared, bundle, tmp_path):
@@ -140,6 +167,51 @@ def test_the_oracle_is_the_last_row_and_the_measure_of_the_possible(tiny_prepare
     shares = {row.name: row.share_of_possible.value for row in report.rows}
     assert 0 <= shares["random"] < shares["BM25"] <= 1
     assert "Share of the possible" in report.table()
+
+
+class Fixed:
+    """A peer that always answers with the same rows."""
+
+    def runs(self, examples):
+        yield "the others", {e.query_id: [e.labels[0].row] for e in examples}
+
+    def judged_runs(self, examples):
+        yield "the others", {e.query_id: [label.row for label in e.labels] for e in examples}
+
+
+def test_a_peer_stands_between_the_floors_and_the_tuned_retriever(tiny_prepared, bundle):
+    report = evaluate(tiny_prepared, bundle, EvaluationConfig(limit=8), peer=Fixed())
+    names = [row.name for row in report.rows]
+    assert names[names.index("the others") - 1 :][:3] == ["BM25", "the others", "tuned dense"]
+    assert value(report, "the others") == 1.0
+    assert report.rows[names.index("the others")].floor_gain is not None
+
+
+def test_judged_lists_are_measured_where_every_query_was_judged(tiny_prepared, bundle, tmp_path):
+    judged = judged_copy(tiny_prepared, tmp_path / "data", pl.lit(True))
+    report = evaluate(judged, bundle, EvaluationConfig(), peer=Fixed())
+    assert all("judged nDCG@10" in row.metrics for row in report.rows)
+    assert report.best_floor["judged nDCG@10"] in ALL
+    for row in report.rows:  # the whole catalogue only adds items in front of the judged ones
+        assert row.metrics["judged nDCG@10"].value >= row.metrics["nDCG@10"].value
+    assert value(report, "random", "judged nDCG@10") > 0.8 > 0.2 > value(report, "random", "nDCG@10")
+    assert "judged nDCG@10: each system orders" in report.table()
+    assert "| judged nDCG@10 |" in report.markdown()
+
+
+def test_judged_lists_are_left_out_where_some_queries_were_observed(tiny_prepared, bundle, tmp_path):
+    mixed = judged_copy(tiny_prepared, tmp_path / "data", pl.col("query_id") < "q-0220")
+    report = evaluate(mixed, bundle, EvaluationConfig())
+    assert not any("judged nDCG@10" in row.metrics for row in report.rows)
+    assert any("no judged nDCG@10" in note for note in report.notes)
+
+
+def judged_copy(prepared: Prepared, folder, judged: pl.Expr) -> Prepared:
+    """The same data, some of its searches without a time: as judgments come."""
+    shutil.copytree(prepared.folder, folder)
+    frame = pl.read_parquet(folder / "examples.parquet")
+    frame.with_columns(pl.when(~judged).then("timestamp").alias("timestamp")).write_parquet(folder / "examples.parquet")
+    return Prepared(folder)
 
 
 def test_each_distinct_search_is_reranked_once(tiny_prepared, bundle):

@@ -1,0 +1,70 @@
+"""Who was served when, and why: ``bundles/publications.jsonl``, one line per change of CURRENT, only ever added to."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from indexer.manifest import Version
+from indexer.report import Estimate
+from indexer.verify import fsync_folder
+
+PUBLICATIONS_FILE = "publications.jsonl"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Check(_Part):
+    """One question of the release gate."""
+
+    question: str
+    difference: Estimate  # of MRR@10, paired by query: below 0 is a loss
+    n_queries: int
+    passed: bool
+
+    def text(self) -> str:
+        """Write the check as one line."""
+        low, high = (
+            Estimate(value=end, low=end, high=end).mean() for end in (self.difference.low, self.difference.high)
+        )
+        verdict = "passed" if self.passed else "FAILED"
+        return f"{verdict}  {self.question}: {self.difference.mean()} [{low}, {high}] on {self.n_queries:,} searches"
+
+
+class GateOutcome(_Part):
+    """What the release gate found on a bundle; see ``indexer.gate``."""
+
+    version: Version  # the candidate
+    served: Version | None  # what it was compared with; None: nothing, or it could not be opened
+    verdict: Literal["passed", "refused", "skipped"]  # skipped: nothing could be measured, the notes say why
+    checks: tuple[Check, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """Write the outcome as plain text."""
+        against = f" against {self.served}" if self.served else ""
+        lines = [f"release gate: {self.version}{against} {self.verdict}", *(f"  {each.text()}" for each in self.checks)]
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+
+class Publication(_Part):
+    """One change of CURRENT."""
+
+    action: Literal["publish", "rollback"]
+    version: Version  # served from now on
+    parent: Version | None  # served until now
+    time: AwareDatetime
+    gate: GateOutcome | None  # None: nobody asked it
+    reason: str | None  # why the gate was overridden
+
+
+def record(bundles: Path, publication: Publication) -> None:
+    """Add a line, and flush it to the disk."""
+    with (bundles / PUBLICATIONS_FILE).open("a", encoding="utf-8") as file:
+        file.write(publication.model_dump_json() + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fsync_folder(bundles)
