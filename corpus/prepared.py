@@ -60,12 +60,12 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pairs:
-    """Every (query, item) with a label of weight above 0 of one split, as columns: one row per example and item."""
+    """The (query, item) labels of one split, as columns: one row per example and item."""
 
     queries: list[str]  # distinct texts, in the order of their first appearance
     query: npt.NDArray[np.int64]  # (n,) position in ``queries``
     row: npt.NDArray[np.int64]  # (n,) in the prepared item table
-    weight: npt.NDArray[np.float32]  # (n,) above 0
+    weight: npt.NDArray[np.float32]  # (n,) above 0, or all 0 for items judged irrelevant
 
 
 class Prepared:
@@ -114,15 +114,20 @@ class Prepared:
             frame = frame.sort(pl.col("query_id").hash(seed)).head(limit)
         return [_example(row) for row in frame.collect(engine="streaming").iter_rows(named=True)]
 
-    def pairs(self, split: Split) -> Pairs:
-        """Read the query-item pairs of one split without its histories, for logs too large for ``examples``."""
+    def pairs(self, split: Split, *, irrelevant: bool = False) -> Pairs:
+        """Read the query-item pairs of one split without its histories, for logs too large for ``examples``.
+
+        Args:
+            split: Which part.
+            irrelevant: Read the labels of weight 0 instead of those above.
+        """
         frame = (
             pl.scan_parquet(self.folder / "examples.parquet")
             .filter(pl.col("split") == split)
             .select("query", "labels")
             .explode("labels", empty_as_null=False, keep_nulls=False)
             .unnest("labels")
-            .filter(pl.col("weight") > 0)
+            .filter(pl.col("weight") == 0 if irrelevant else pl.col("weight") > 0)
             .select("query", "row", "weight")
             .collect(engine="streaming")
         )

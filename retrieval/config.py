@@ -17,6 +17,12 @@ class RetrieverTrainConfig(Section):
     max_steps: int | None = Field(default=None, ge=1)  # ends training early; None: epochs decide
     batch_size: int = Field(default=64, ge=2)  # query-item pairs per step
     n_uniform_negatives: int = Field(default=64, ge=0)  # items drawn 1/N from the catalogue, added to every batch
+    hard_negatives: int = Field(default=0, ge=0)  # mined items per pair, after a training without; 0: no mining
+    mining_rounds: int = Field(default=1, ge=1)  # times that is mined; a round that brings no better MRR@10 is the last
+    mining_epochs: int = Field(default=1, ge=1)  # passes over the pairs after each mining
+    mining_depth: int = Field(default=50, ge=1)  # nearest items of a query from which its negatives are drawn
+    mining_skip: int = Field(default=0, ge=0)  # best ranks passed over, where unlabelled answers crowd the top
+    mining_margin: float = Field(default=0.95, gt=0, le=1)  # a negative scores below this times the pair's positive
     learning_rate: float = Field(default=5e-5, gt=0)  # the highest, at the end of the warm-up
     warmup_share: float = Field(default=0.1, ge=0, le=1)  # of all steps
     weight_decay: float = Field(default=0.01, ge=0)  # AdamW's

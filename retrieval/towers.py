@@ -1,6 +1,7 @@
 """The two towers in training: one shared encoder, or a separate one per side. Imports torch."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -43,6 +44,17 @@ def load_towers(config: RetrieverConfig, *, device: str) -> SentenceTransformer:
         query_modules=_chain(name, sizes["query"]), document_modules=_chain(name, sizes["item"])
     )
     return SentenceTransformer(modules=[router], device=device)
+
+
+def open_towers(folder: Path, *, device: str) -> SentenceTransformer:
+    """Open tuned towers, to tune them further.
+
+    Args:
+        folder: What ``load_towers`` returned, saved.
+        device: As torch names it.
+    """
+    with quiet_libraries():
+        return SentenceTransformer(str(folder), device=device, local_files_only=True)
 
 
 def _chain(name: str, max_tokens: int) -> list[torch.nn.Module]:

@@ -63,8 +63,8 @@ def test_log_q_makes_popular_items_score_higher_not_lower():
     assert logits.grad[0, 1] < logits.grad[0, 2]  # less push per appearance
 
 
-@pytest.mark.parametrize("sign", [0.0, -1.0], ids=["uncorrected", "wrong sign"])
-def test_only_the_right_correction_learns_the_true_probabilities(sign: float):
+@pytest.mark.parametrize("wrong", [0.0, -1.0, 2.0], ids=["uncorrected", "wrong sign", "twice"])
+def test_only_the_right_correction_learns_the_true_probabilities(wrong: float):
     """One query; 30 items that answer it with probabilities p; positives drawn by p, drawn negatives uniformly."""
     p = torch.linspace(1, 6, 30) / torch.linspace(1, 6, 30).sum()
     log_uniform = torch.full((128,), -math.log(30))
@@ -87,7 +87,7 @@ def test_only_the_right_correction_learns_the_true_probabilities(sign: float):
     def error(factor: float) -> float:
         return float((learned(factor) - p).abs().sum())
 
-    assert error(1.0) < 0.5 * error(sign)
+    assert error(1.0) < 0.5 * error(wrong)
 
 
 @pytest.fixture(scope="module")
