@@ -43,16 +43,18 @@ def in_batch_softmax(
 class InBatchSoftmaxLoss(nn.Module):
     """The loss as ``SentenceTransformerTrainer`` calls it, on batches of ``retrieval.pairs.PairCollator``."""
 
-    def __init__(self, model: SentenceTransformer, *, temperature: float) -> None:
+    def __init__(self, model: SentenceTransformer, *, temperature: float, chunk: int | None = None) -> None:
         """Take the towers.
 
         Args:
             model: The towers in training.
             temperature: Cosines are divided by it.
+            chunk: Texts whose activations are held at one time, see ``retrieval.towers.embed``; None: all.
         """
         super().__init__()
         self.model = model
         self.temperature = temperature
+        self.chunk = chunk
 
     def forward(self, features: Sequence[dict[str, Tensor]], labels: dict[str, Tensor]) -> Tensor:
         """Return the loss of a batch.
@@ -62,8 +64,8 @@ class InBatchSoftmaxLoss(nn.Module):
             labels: ``query`` int64 (n_queries,) and ``item`` int64 (n_items,): which of the distinct texts stands at
                 each place; ``answers``, and if wanted ``log_q`` and ``weights``, as ``in_batch_softmax`` has them.
         """
-        queries = embed(self.model, features[0], "query").float()[labels["query"]]  # (n_queries, dim)
-        items = embed(self.model, features[1], "item").float()[labels["item"]]  # (n_items, dim)
+        queries = embed(self.model, features[0], "query", chunk=self.chunk).float()[labels["query"]]  # (n_queries, dim)
+        items = embed(self.model, features[1], "item", chunk=self.chunk).float()[labels["item"]]  # (n_items, dim)
         return in_batch_softmax(
             queries @ items.T / self.temperature,
             answers=labels["answers"],

@@ -123,7 +123,7 @@ def build_trainer(
             model=model,
             args=args,
             train_dataset=Dataset.from_dict({"pair": range(len(pairs))}),
-            loss=InBatchSoftmaxLoss(model, temperature=train.temperature),
+            loss=InBatchSoftmaxLoss(model, temperature=train.temperature, chunk=train.cached_chunk),
             evaluator=validation,
             data_collator=collator,
             callbacks=callbacks,

@@ -123,3 +123,18 @@ def test_temperature_divides_the_cosines(config: RetrieverConfig):
         want = in_batch_softmax(vectors[:2] @ vectors.T / temperature, answers=own(2, 3))
         got = InBatchSoftmaxLoss(model, temperature=temperature)([features, features], labels)
         assert got.item() == pytest.approx(want.item(), rel=1e-4)
+
+
+def test_the_cached_loss_has_the_plain_losss_gradients(config: RetrieverConfig):
+    model = load_towers(config, device="cpu").eval()
+    tokenize = TowerTokenizer(model, "item", 32)
+    features = [features_of(tokenize(["red pan", "mug"])), features_of(tokenize(["pan", "red acme steel pan", "mug"]))]
+    labels = {"query": torch.tensor([0, 1, 0]), "item": torch.tensor([0, 2, 1, 1]), "answers": own(3, 4)}
+
+    def gradients(chunk: int | None) -> list[torch.Tensor]:
+        model.zero_grad()
+        InBatchSoftmaxLoss(model, temperature=0.1, chunk=chunk)(features, labels).backward()
+        return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+    for got, want in zip(gradients(1), gradients(None), strict=True):
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
