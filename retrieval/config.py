@@ -15,7 +15,7 @@ class RetrieverTrainConfig(Section):
 
     epochs: int = Field(default=2, ge=1)  # passes over the pairs
     max_steps: int | None = Field(default=None, ge=1)  # ends training early; None: epochs decide
-    batch_size: int = Field(default=64, ge=2)  # query-item pairs per step
+    batch_size: int = Field(default=64, ge=2)  # query-item pairs per step, of all processes together
     cached_chunk: int | None = Field(default=None, ge=1)  # texts whose activations are held at one time; None: all
     n_uniform_negatives: int = Field(default=64, ge=0)  # items drawn 1/N from the catalogue, added to every batch
     hard_negatives: int = Field(default=0, ge=0)  # mined items per pair, after a training without; 0: no mining

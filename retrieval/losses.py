@@ -6,6 +6,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
+from retrieval.encoder import Role
+from retrieval.processes import gather_shares
 from retrieval.towers import embed
 
 
@@ -60,15 +62,21 @@ class InBatchSoftmaxLoss(nn.Module):
         """Return the loss of a batch.
 
         Args:
-            features: Token ids of the batch's distinct queries and of its distinct items.
-            labels: ``query`` int64 (n_queries,) and ``item`` int64 (n_items,): which of the distinct texts stands at
-                each place; ``answers``, and if wanted ``log_q`` and ``weights``, as ``in_batch_softmax`` has them.
+            features: Token ids of the batch's distinct queries and of its distinct items; of several processes, each
+                has its share of them (``retrieval.processes``).
+            labels: Of the whole batch, alike in every process. ``query`` int64 (n_queries,) and ``item`` int64
+                (n_items,): which of the distinct texts stands at each place; ``answers``, and if wanted ``log_q`` and
+                ``weights``, as ``in_batch_softmax`` has them.
         """
-        queries = embed(self.model, features[0], "query", chunk=self.chunk).float()[labels["query"]]  # (n_queries, dim)
-        items = embed(self.model, features[1], "item", chunk=self.chunk).float()[labels["item"]]  # (n_items, dim)
+        queries = self._embed(features[0], "query", labels["query"])  # (n_queries, dim)
+        items = self._embed(features[1], "item", labels["item"])  # (n_items, dim)
         return in_batch_softmax(
             queries @ items.T / self.temperature,
             answers=labels["answers"],
             log_q=labels.get("log_q"),
             weights=labels.get("weights"),
         )
+
+    def _embed(self, features: dict[str, Tensor], role: Role, places: Tensor) -> Tensor:
+        share = embed(self.model, features, role, chunk=self.chunk).float()
+        return gather_shares(share, int(places.max()) + 1)[places]

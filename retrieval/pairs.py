@@ -15,6 +15,7 @@ from corpus.prepared import Prepared
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.config import RetrieverTrainConfig
 from retrieval.hard_negatives import HardNegatives
+from retrieval.processes import share_of
 from retrieval.towers import TowerTokenizer, features_of
 
 
@@ -121,8 +122,9 @@ class PairSampler(DefaultBatchSampler):  # type: ignore[misc]  # the library is 
 class PairCollator:
     """Makes a batch of pairs: texts to token ids, uniform and mined negatives, and who answers whom.
 
-    Every distinct text is encoded once, however often the batch holds it. The negatives depend on the seed and the
-    batch's pairs alone, so that a resumed training sees the batches that it would have seen.
+    Every distinct text is encoded once, however often the batch holds it; of several processes that train together,
+    each encodes its share. The negatives depend on the seed and the batch's pairs alone, so that a resumed training
+    sees the batches that it would have seen.
     """
 
     valid_label_columns: tuple[str, ...] = ()  # the trainer asks for it
@@ -193,7 +195,8 @@ class PairCollator:
         }
 
     def _features(self, side: str, tokenizer: TowerTokenizer, texts: Sequence[str]) -> dict[str, Tensor]:
-        return {f"{side}_{name}": tensor for name, tensor in features_of(tokenizer(texts)).items()}
+        share = texts[share_of(len(texts))] or texts[:1]  # a tower cannot run on nothing
+        return {f"{side}_{name}": tensor for name, tensor in features_of(tokenizer(share)).items()}
 
     def _draw_mined(self, chosen: IntArray, query: IntArray, rng: np.random.Generator) -> IntArray:
         if self._mined is None:

@@ -18,7 +18,9 @@ from retrieval.model_info import (
     fingerprint_model,
     write_whole,
 )
+from retrieval.processes import from_first, joined
 from retrieval.retriever import DEFAULT_DENSE_WEIGHT, build_retriever
+from retrieval.trainer import device_of
 from retrieval.tuning import CHECKPOINTS, LOGS, Tuned, tune
 from retrieval.validation import positive_rows
 
@@ -33,7 +35,7 @@ PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers")
 def train_retriever(
     prepared: Prepared, config: RetrieverConfig, out: Path, *, cache: Path, resume: bool = True
 ) -> RetrieverModelInfo:
-    """Train one version of the retriever.
+    """Train one version of the retriever; processes that torchrun started train it together.
 
     Args:
         prepared: Prepared data; its validation examples choose the best checkpoint and the fusion weight.
@@ -47,13 +49,19 @@ def train_retriever(
         ConfigError: If the folder holds a finished version, or the base model cannot be used.
         InputError: If there is nothing to train on.
     """
-    if (out / MODEL_FILE).exists():
-        raise ConfigError(f"expected a folder for a new version, {out} holds a finished one; train into another")
-    out.mkdir(parents=True, exist_ok=True)
-    _settle(prepared, config, out, resume=resume)
-    if not (out / TUNED_FILE).exists():
-        tuned = tune(prepared, config, out, cache)
-        write_whole(out / TUNED_FILE, tuned.model_dump_json())
+    with joined(device_of(config.train)):
+        out = from_first(lambda: out)  # the caller may have counted the versions while the first process made one
+        if from_first((out / MODEL_FILE).exists):
+            raise ConfigError(f"expected a folder for a new version, {out} holds a finished one; train into another")
+        from_first(lambda: _settle(prepared, config, out, resume=resume))
+        if not from_first((out / TUNED_FILE).exists):
+            tuned = tune(prepared, config, out, cache)
+            from_first(lambda: write_whole(out / TUNED_FILE, tuned.model_dump_json()))
+        return from_first(lambda: _finish(prepared, config, out, cache))
+
+
+def _finish(prepared: Prepared, config: RetrieverConfig, out: Path, cache: Path) -> RetrieverModelInfo:
+    """Describe the tuned towers in ``model.json`` and clear away what training needed."""
     tuned = Tuned.model_validate_json((out / TUNED_FILE).read_text(encoding="utf-8"))
     info = RetrieverModelInfo(
         fingerprint=fingerprint_model(out / MODEL_FOLDER, config),
@@ -76,7 +84,8 @@ def train_retriever(
 
 
 def _settle(prepared: Prepared, config: RetrieverConfig, out: Path, *, resume: bool) -> None:
-    """Clear the folder unless it holds an interrupted training of the same data and settings."""
+    """Make the folder, or clear it unless it holds an interrupted training of the same data and settings."""
+    out.mkdir(parents=True, exist_ok=True)
     settings = {
         "data": prepared.fingerprint,
         "config": config.model_dump(

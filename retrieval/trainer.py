@@ -2,12 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from transformers import EarlyStoppingCallback, PrinterCallback
 from transformers.integrations import TensorBoardCallback
@@ -16,6 +19,7 @@ from corpus.errors import ArtefactError, ConfigError
 from retrieval.config import RetrieverTrainConfig
 from retrieval.losses import InBatchSoftmaxLoss
 from retrieval.pairs import PairCollator, PairSampler, TrainingPairs
+from retrieval.processes import from_first, is_first, sum_gradients
 from retrieval.quiet import quiet_libraries
 from retrieval.training_callbacks import CheckpointClock, TrainingProgress
 from retrieval.validation import HIT, MRR, Validation
@@ -33,12 +37,30 @@ class Round:
 
 
 class TowerTrainer(SentenceTransformerTrainer):  # type: ignore[misc]  # the library is untyped
-    """The library's trainer with Tandem's way of drawing pairs, and without model cards."""
+    """The library's trainer with Tandem's way of drawing pairs and of sharing batches, and without model cards."""
 
     def __init__(self, *, sampler: PairSampler, **kwargs: object) -> None:
         """Take the sampler; the rest is the library's."""
         self._sampler = sampler
         super().__init__(**kwargs)
+        # several processes: the gradients are summed below, which suits several passes per step; DDP does not
+        self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
+
+    def _wrap_model(self, model: SentenceTransformer, *args: object, **kwargs: object) -> SentenceTransformer:
+        return model  # one process, one device: the library would split batches among all that it sees
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of whole batches, in every process."""
+        loader = self._build_dataloader(self.train_dataset, self.args.train_batch_size, dataset_kind="train")
+        return prepare_data_loader(  # type: ignore[no-any-return]
+            loader, self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
+        )
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:  # noqa: ANN401
+        """Compute a step's gradients, those of the other processes included."""
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        sum_gradients(self.model.parameters())
+        return loss
 
     def get_batch_sampler(self, *args: object, **kwargs: object) -> PairSampler:
         """Return the sampler given."""
@@ -110,11 +132,10 @@ def build_trainer(
         disable_tqdm=True,
         dataloader_pin_memory=device_of(train) != "cpu",
     )
-    callbacks: list[Any] = [
-        TrainingProgress("training the retriever"),
-        CheckpointClock(train.checkpoint_minutes),
-        TensorBoardCallback(SummaryWriter(str(training_round.logs))),
-    ]
+    callbacks: list[Any] = [CheckpointClock(train.checkpoint_minutes, agree=from_first)]
+    if is_first():
+        callbacks.append(TrainingProgress("training the retriever"))
+        callbacks.append(TensorBoardCallback(SummaryWriter(str(training_round.logs))))
     if validation is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=train.patience))
     with quiet_libraries():

@@ -13,6 +13,7 @@ from retrieval.mining import mine_hard_negatives
 from retrieval.model_info import MODEL_FOLDER, fingerprint_model, write_whole
 from retrieval.pairs import PairCollator, TrainingPairs
 from retrieval.passages import passages
+from retrieval.processes import from_first
 from retrieval.quiet import quiet_libraries
 from retrieval.towers import TowerTokenizer, load_towers, open_towers
 from retrieval.trainer import Round, best_metrics, build_trainer, device_of
@@ -58,11 +59,15 @@ def tune(prepared: Prepared, config: RetrieverConfig, out: Path, cache: Path) ->
             logger.info("round %d brought no better %s: the model of the round before is kept", number, MRR)
             break
         best, best_folder = tuned, tuning.folder(number)
-    part = out / f"{MODEL_FOLDER}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(best_folder / MODEL_FOLDER, part)
-    part.rename(out / MODEL_FOLDER)
+    from_first(lambda: _keep(best_folder / MODEL_FOLDER, out / MODEL_FOLDER))
     return best.model_copy(update={"n_steps": n_steps})
+
+
+def _keep(model: Path, target: Path) -> None:
+    part = target.with_name(f"{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(model, part)
+    part.rename(target)
 
 
 class _Tuning:
@@ -85,17 +90,21 @@ class _Tuning:
     def round(self, number: int, start: Path | None, *, steps_done: int) -> Tuned:
         """Train one round, from the base model or a round's; what a killed one left is gone on with."""
         folder = self.folder(number)
-        if not (folder / ROUND_FILE).exists():
-            folder.mkdir(parents=True, exist_ok=True)
+        if not from_first((folder / ROUND_FILE).exists):
             mined = None if start is None else self._mined(start, folder)
-            write_whole(folder / ROUND_FILE, self._train(number, start, mined, steps_done).model_dump_json())
+            tuned = self._train(number, start, mined, steps_done)
+            from_first(lambda: write_whole(folder / ROUND_FILE, tuned.model_dump_json()))
         return Tuned.model_validate_json((folder / ROUND_FILE).read_text(encoding="utf-8"))
 
     def _mined(self, model: Path, folder: Path) -> HardNegatives:
         path = folder / f"mined-{fingerprint_model(model, self._config)[:16]}.safetensors"
-        if not path.exists():
-            mine_hard_negatives(self._prepared, self._pairs, model, self._config, self._cache).save(path)
+        if not from_first(path.exists):
+            from_first(lambda: self._mine(model, path))
         return HardNegatives.load(path)
+
+    def _mine(self, model: Path, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mine_hard_negatives(self._prepared, self._pairs, model, self._config, self._cache).save(path)
 
     def _train(self, number: int, start: Path | None, mined: HardNegatives | None, steps_done: int) -> Tuned:
         config, train, folder = self._config, self._config.train, self.folder(number)
@@ -117,7 +126,7 @@ class _Tuning:
             logs=self._out / LOGS / (f"round-{number}" if number else ""),
         )
         trainer = build_trainer(model, self._pairs, collator, self._validation, train, training_round)
-        checkpoint = newest_checkpoint(folder)
+        checkpoint = from_first(lambda: newest_checkpoint(folder))
         logger.info(
             "training on %d pairs of %d queries for %d steps%s",
             len(self._pairs),
@@ -127,8 +136,7 @@ class _Tuning:
         )
         with quiet_libraries():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            shutil.rmtree(folder / MODEL_FOLDER, ignore_errors=True)
-            model.save(str(folder / MODEL_FOLDER), create_model_card=False)
+            from_first(lambda: model.save(str(folder / MODEL_FOLDER), create_model_card=False))
         return Tuned(
             dim=model.get_embedding_dimension(),
             n_pairs=len(self._pairs),
