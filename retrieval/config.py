@@ -24,6 +24,9 @@ class RetrieverTrainConfig(Section):
     mining_depth: int = Field(default=50, ge=1)  # nearest items of a query from which its negatives are drawn
     mining_skip: int = Field(default=0, ge=0)  # best ranks passed over, where unlabelled answers crowd the top
     mining_margin: float = Field(default=0.95, gt=0, le=1)  # a negative scores below this times the pair's positive
+    # 10-15 % of search queries have typing errors: Cucerzan & Brill 2004, "Spelling correction as an iterative process
+    # that exploits the collective knowledge of web users"; logs hold those of frequent queries already
+    typo_share: float = Field(default=0.1, ge=0, le=1)  # of the queries get a typing error, fresh in every batch
     learning_rate: float = Field(default=5e-5, gt=0)  # the highest, at the end of the warm-up
     warmup_share: float = Field(default=0.1, ge=0, le=1)  # of all steps
     weight_decay: float = Field(default=0.01, ge=0)  # AdamW's

@@ -13,6 +13,7 @@ from torch import Tensor
 from corpus.errors import InputError
 from corpus.prepared import Prepared
 from retrieval.arrays import FloatArray, IntArray
+from retrieval.augmentation import augment
 from retrieval.config import RetrieverTrainConfig
 from retrieval.hard_negatives import HardNegatives
 from retrieval.processes import share_of
@@ -123,8 +124,8 @@ class PairCollator:
     """Makes a batch of pairs: texts to token ids, uniform and mined negatives, and who answers whom.
 
     Every distinct text is encoded once, however often the batch holds it; of several processes that train together,
-    each encodes its share. The negatives depend on the seed and the batch's pairs alone, so that a resumed training
-    sees the batches that it would have seen.
+    each encodes its share. The negatives and the typing errors depend on the seed and the batch's pairs alone, so
+    that a resumed training sees the batches that it would have seen.
     """
 
     valid_label_columns: tuple[str, ...] = ()  # the trainer asks for it
@@ -175,10 +176,11 @@ class PairCollator:
         uniform = rng.integers(self._pairs.n_items, size=self._config.n_uniform_negatives)
         mined = self._draw_mined(chosen, query, rng)
         rows = np.concatenate([row, uniform, mined])  # (n_items,): the positives first
-        queries, query_place = np.unique(query, return_inverse=True)
+        texts = self._query_texts(query, rng)
+        place_of = {text: place for place, text in enumerate(dict.fromkeys(texts))}
         items, item_place = np.unique(rows, return_inverse=True)
         labels = {
-            "query": torch.from_numpy(query_place),
+            "query": torch.tensor([place_of[text] for text in texts]),
             "item": torch.from_numpy(item_place),
             "answers": torch.from_numpy(self._answers(query, rows, n_mined=len(mined))),
         }
@@ -189,10 +191,16 @@ class PairCollator:
         if self._config.weighting == "loss":
             labels["weights"] = torch.from_numpy(self._pairs.weight[chosen])
         return {
-            **self._features("query", self._query_tokenizer, [self._pairs.queries[number] for number in queries]),
+            **self._features("query", self._query_tokenizer, list(place_of)),
             **self._features("item", self._item_tokenizer, [self._texts[number] for number in items]),
             "label": labels,
         }
+
+    def _query_texts(self, query: IntArray, rng: np.random.Generator) -> list[str]:
+        """Return each pair's query, some as shoppers mistype them; who answers them stays the same."""
+        texts = [self._pairs.queries[number] for number in query]
+        mistyped = rng.random(len(texts)) < self._config.typo_share
+        return [augment(text, rng) if typo else text for text, typo in zip(texts, mistyped, strict=True)]
 
     def _features(self, side: str, tokenizer: TowerTokenizer, texts: Sequence[str]) -> dict[str, Tensor]:
         share = texts[share_of(len(texts))] or texts[:1]  # a tower cannot run on nothing

@@ -92,7 +92,7 @@ def make_collator(tiny_encoder_folder: Path, tiny_items: ItemTable):
     texts = passages(tiny_items, config.item_fields)
 
     def make(mined: HardNegatives | None = None, **changes: object) -> PairCollator:
-        train = RetrieverTrainConfig.model_validate({"n_uniform_negatives": 3, **changes})
+        train = RetrieverTrainConfig.model_validate({"n_uniform_negatives": 3, "typo_share": 0.0, **changes})
         return PairCollator(
             hand_made(),
             texts[:5],
@@ -201,3 +201,29 @@ def test_mined_items_carry_the_log_q_of_the_mining(make_collator):
     rows = rows_of(collator, batch)
     want = np.log([0.5, 0.25, 0.2, drawn[rows[3]], drawn[1]])
     np.testing.assert_allclose(batch["label"]["log_q"].numpy(), want, rtol=1e-5)
+
+
+def queries_of(collator: PairCollator, batch: dict) -> list[tuple[int, ...]]:
+    """Return the token ids of the query at each place."""
+    rows = [tuple(int(token) for token in row if token != 0) for row in batch["query_input_ids"]]
+    return [rows[place] for place in batch["label"]["query"].tolist()]
+
+
+def test_a_share_of_the_queries_is_mistyped_and_keeps_its_answers(make_collator):
+    """Whatever is typed, a query's answers stay its own, and the batch's items are those without errors."""
+    chosen = batch_of(*[1, 3] * 200)
+    clean, mistyped = make_collator(), make_collator(typo_share=0.3)
+    want, got = clean(chosen), mistyped(chosen)
+    changed = [a != b for a, b in zip(queries_of(clean, want), queries_of(mistyped, got), strict=True)]
+    assert 0.2 < np.mean(changed) < 0.4
+    assert len(got["query_input_ids"]) > 2
+    assert torch.equal(got["label"]["answers"], want["label"]["answers"])
+    assert rows_of(mistyped, got) == rows_of(clean, want)
+
+
+def test_the_same_pairs_are_mistyped_alike(make_collator):
+    collator = make_collator(typo_share=0.5)
+    first, again = collator(batch_of(0, 1, 2, 3)), collator(batch_of(0, 1, 2, 3))
+    assert torch.equal(first["query_input_ids"], again["query_input_ids"])
+    others = [queries_of(collator, collator(batch_of(*order))) for order in ((1, 0, 2, 3), (2, 1, 0, 3), (0, 2, 1, 3))]
+    assert any(other != queries_of(collator, first) for other in others)
