@@ -31,6 +31,7 @@ class RetrieverTrainConfig(Section):
     warmup_share: float = Field(default=0.1, ge=0, le=1)  # of all steps
     weight_decay: float = Field(default=0.01, ge=0)  # AdamW's
     max_grad_norm: float = Field(default=1.0, gt=0)  # gradients are clipped to this norm
+    matryoshka_dims: tuple[int, ...] = ()  # the first so many numbers of an embedding learn to stand alone
     temperature: float = Field(default=0.05, gt=0)  # cosines are divided by it
     logq: bool = True  # subtract the log-probability with which the sampler draws each item
     mask_answers: Literal["query", "item"] = "query"  # no negatives: all that ever answered the query, or only the same
@@ -44,6 +45,13 @@ class RetrieverTrainConfig(Section):
     checkpoint_minutes: float = Field(default=3.0, ge=0)  # the most work that a kill can cost
     log_steps: int = Field(default=10, ge=1)  # between two points in TensorBoard
     seed: int = Field(default=13, ge=0)  # of sampling, dropout and shuffling
+
+    @field_validator("matryoshka_dims")
+    @classmethod
+    def _distinct_dims(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(dim < 1 for dim in value) or len(set(value)) != len(value):
+            raise ValueError(f"expected widths above 0, each once; got {', '.join(map(str, value))}")
+        return value
 
 
 class VectorIndexConfig(Section):
@@ -87,6 +95,7 @@ class RetrieverConfig(Section):
     item_fields: tuple[str, ...] = ("title", "brand", "category")  # what the item tower reads, in this order
     max_query_tokens: int = Field(default=32, ge=3, le=512)  # [CLS] and [SEP] included
     max_item_tokens: int = Field(default=64, ge=3, le=512)  # longer passages are cut
+    dim: int | None = Field(default=None, ge=1)  # cut embeddings to this width, one of matryoshka_dims; None: all
     train: RetrieverTrainConfig = RetrieverTrainConfig()
     index: VectorIndexConfig = VectorIndexConfig()
     lexical: LexicalConfig = LexicalConfig()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from retrieval.encoder import Role
 from retrieval.processes import gather_shares
@@ -45,18 +46,24 @@ def in_batch_softmax(
 class InBatchSoftmaxLoss(nn.Module):
     """The loss as ``SentenceTransformerTrainer`` calls it, on batches of ``retrieval.pairs.PairCollator``."""
 
-    def __init__(self, model: SentenceTransformer, *, temperature: float, chunk: int | None = None) -> None:
+    def __init__(
+        self, model: SentenceTransformer, *, temperature: float, chunk: int | None = None, dims: Sequence[int] = ()
+    ) -> None:
         """Take the towers.
 
         Args:
             model: The towers in training.
             temperature: Cosines are divided by it.
             chunk: Texts whose activations are held at one time, see ``retrieval.towers.embed``; None: all.
+            dims: Widths to which embeddings may be cut later: the loss is the mean of that of the whole embeddings and
+                of those of their first so many numbers.
+        Source: Kusupati et al. 2022, "Matryoshka representation learning", eq. 1, with equal weights.
         """
         super().__init__()
         self.model = model
         self.temperature = temperature
         self.chunk = chunk
+        self.dims = dims
 
     def forward(self, features: Sequence[dict[str, Tensor]], labels: dict[str, Tensor]) -> Tensor:
         """Return the loss of a batch.
@@ -70,12 +77,19 @@ class InBatchSoftmaxLoss(nn.Module):
         """
         queries = self._embed(features[0], "query", labels["query"])  # (n_queries, dim)
         items = self._embed(features[1], "item", labels["item"])  # (n_items, dim)
-        return in_batch_softmax(
-            queries @ items.T / self.temperature,
-            answers=labels["answers"],
-            log_q=labels.get("log_q"),
-            weights=labels.get("weights"),
-        )
+        pairs = [(queries, items)]
+        for dim in self.dims:
+            pairs.append((normalize(queries[:, :dim], dim=1), normalize(items[:, :dim], dim=1)))
+        losses = [
+            in_batch_softmax(
+                queries @ items.T / self.temperature,
+                answers=labels["answers"],
+                log_q=labels.get("log_q"),
+                weights=labels.get("weights"),
+            )
+            for queries, items in pairs
+        ]
+        return torch.stack(losses).mean()
 
     def _embed(self, features: dict[str, Tensor], role: Role, places: Tensor) -> Tensor:
         share = embed(self.model, features, role, chunk=self.chunk).float()

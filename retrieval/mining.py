@@ -1,6 +1,7 @@
 """Mining hard negatives: what the towers, as tuned so far, wrongly put near a query. Imports torch."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +37,9 @@ def mine_hard_negatives(
         ArtefactError: If there is no such model.
     """
     device = "cpu" if config.train.device == "cpu" else None
-    item_encoder = open_torch_encoder(model, role="item", max_tokens=config.max_item_tokens, device=device)
-    query_encoder = open_torch_encoder(model, role="query", max_tokens=config.max_query_tokens, device=device)
+    open_encoder = partial(open_torch_encoder, model, dim=config.dim, device=device)
+    item_encoder = open_encoder(role="item", max_tokens=config.max_item_tokens)
+    query_encoder = open_encoder(role="query", max_tokens=config.max_query_tokens)
     items = embed_items(item_encoder, passages(prepared.items, config.item_fields), cache).vectors
     queries = query_encoder.encode(pairs.queries, progress=f"embedding {len(pairs.queries):,} queries")
     mined = choose_negatives(queries, items, pairs, irrelevant_keys(prepared, pairs), config.train)

@@ -120,14 +120,14 @@ def build_retriever(
         ArtefactError: If there is no such model.
     """
     model = model_dir / MODEL_FOLDER
-    item_encoder = open_torch_encoder(model, role="item", max_tokens=config.max_item_tokens)
+    item_encoder = open_torch_encoder(model, role="item", max_tokens=config.max_item_tokens, dim=config.dim)
     vectors = embed_items(item_encoder, passages(items, config.item_fields), cache).vectors
     weight = dense_weight if dense_weight is not None else config.fusion.dense_weight
     if weight is None:
         fitted = (model_dir / MODEL_FILE).is_file()
         weight = load_retriever_info(model_dir).fusion.dense_weight if fitted else DEFAULT_DENSE_WEIGHT
     return Retriever(
-        open_torch_encoder(model, role="query", max_tokens=config.max_query_tokens),
+        open_torch_encoder(model, role="query", max_tokens=config.max_query_tokens, dim=config.dim),
         VectorIndex.build(vectors, config.index.model_copy(update={"kind": "flat"})),
         LexicalIndex.build(items, config.lexical),
         weight,

@@ -35,10 +35,19 @@ def load_towers(config: RetrieverConfig, *, device: str) -> SentenceTransformer:
     Returns:
         Transformer, pooling, L2 normalisation; for separate towers a ``Router`` with such a chain per side.
     Raises:
-        ConfigError: If there is no such model, or one that Tandem cannot export, or its texts are shorter than asked.
+        ConfigError: If there is no such model, or one that Tandem cannot export, or its texts are shorter, or
+            its embeddings narrower, than asked.
     """
     name = resolve_base_model(config.base_model)
     sizes = {"query": config.max_query_tokens, "item": config.max_item_tokens}
+    model = _load(name, sizes, config, device)
+    width, widest = model.get_embedding_dimension(), max((config.dim or 1, *config.train.matryoshka_dims))
+    if widest > width:
+        raise ConfigError(f"{name} gives {width} dimensions, {widest} are asked for; lower dim or matryoshka_dims")
+    return model
+
+
+def _load(name: str, sizes: dict[str, int], config: RetrieverConfig, device: str) -> SentenceTransformer:
     if config.towers == "shared":
         return SentenceTransformer(modules=_chain(name, max(sizes.values())), device=device)
     router = Router.for_query_document(

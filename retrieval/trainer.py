@@ -144,7 +144,9 @@ def build_trainer(
             model=model,
             args=args,
             train_dataset=Dataset.from_dict({"pair": range(len(pairs))}),
-            loss=InBatchSoftmaxLoss(model, temperature=train.temperature, chunk=train.cached_chunk),
+            loss=InBatchSoftmaxLoss(
+                model, temperature=train.temperature, chunk=train.cached_chunk, dims=train.matryoshka_dims
+            ),
             evaluator=validation,
             data_collator=collator,
             callbacks=callbacks,

@@ -138,3 +138,19 @@ def test_the_cached_loss_has_the_plain_losss_gradients(config: RetrieverConfig):
 
     for got, want in zip(gradients(1), gradients(None), strict=True):
         torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
+
+
+def test_the_matryoshka_loss_is_the_mean_over_the_widths(config: RetrieverConfig):
+    model = load_towers(config, device="cpu").eval()
+    features = features_of(TowerTokenizer(model, "item", 32)(["red pan", "blue mug", "green hose"]))
+    labels = {"query": torch.arange(2), "item": torch.arange(3), "answers": own(2, 3), "log_q": torch.arange(3.0)}
+    vectors = torch.from_numpy(model.encode(["red pan", "blue mug", "green hose"]))
+
+    def loss_of(width: int) -> float:
+        kept = vectors[:, :width] / vectors[:, :width].norm(dim=1, keepdim=True)
+        logits = kept[:2] @ kept.T / 0.1
+        return in_batch_softmax(logits, answers=own(2, 3), log_q=torch.arange(3.0)).item()
+
+    got = InBatchSoftmaxLoss(model, temperature=0.1, dims=(4, 16))([features, features], labels)
+    assert got.item() == pytest.approx((loss_of(32) + loss_of(4) + loss_of(16)) / 3, rel=1e-4)
+    assert loss_of(4) != pytest.approx(loss_of(32), rel=0.01)

@@ -143,6 +143,12 @@ def test_more_tokens_than_the_model_reads_are_refused(tiny_encoder_folder: Path)
         load_towers(settings(tiny_encoder_folder, max_item_tokens=129), device="cpu")
 
 
+def test_more_dimensions_than_the_model_gives_are_refused(tiny_encoder_folder: Path):
+    for changes in ({"dim": 33}, {"train": {"matryoshka_dims": [8, 33]}}):
+        with pytest.raises(ConfigError, match="32 dimensions, 33 are asked for"):
+            load_towers(settings(tiny_encoder_folder, **changes), device="cpu")
+
+
 def test_a_pooling_that_cannot_be_served_is_refused(tiny_bert_folder: Path, tmp_path: Path):
     transformer = Transformer(str(tiny_bert_folder))
     modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling_mode="max"), Normalize()]

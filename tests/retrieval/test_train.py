@@ -178,7 +178,7 @@ def test_a_killed_training_goes_on_to_the_very_same_model(
     out = tmp_path / "killed"
     command = [sys.executable, "-c", SCRIPT, str(tiny_prepared.folder), hurried.model_dump_json(), str(out)]
     child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while (
         not list((out / CHECKPOINTS / "round-0").glob("checkpoint-1?/trainer_state.json"))
         and time.monotonic() < deadline
@@ -250,6 +250,19 @@ def test_a_mined_round_that_was_interrupted_goes_on_without_the_rounds_before(
     once = weights(tmp_path / "whole")
     for name, tensor in weights(out).items():
         np.testing.assert_array_equal(tensor, once[name], err_msg=name)
+
+
+def test_widths_are_trained_and_the_chosen_one_is_validated_as_it_will_be_served(
+    tiny_prepared: Prepared, tiny_encoder_folder: Path, tmp_path: Path
+):
+    for name, dims in (("plain", []), ("nested", [4])):
+        config = settings(tiny_encoder_folder, dim=4, train={"max_steps": 3, "matryoshka_dims": dims})
+        info = train_retriever(tiny_prepared, config, tmp_path / name, cache=tmp_path / "cache")
+        assert info.fusion.fitted is not None
+        assert info.fusion.fitted.dense_alone == pytest.approx(info.metrics["MRR@10"])  # all 60 items are the sample
+        assert info.dim == 32  # the model's: a build may cut it elsewhere
+    first, second = (weights(tmp_path / name)["embeddings.word_embeddings.weight"] for name in ("plain", "nested"))
+    assert np.abs(first - second).max() > 1e-4
 
 
 def interrupt_after_tuning(prepared: Prepared, config: RetrieverConfig, out: Path, monkeypatch) -> None:
