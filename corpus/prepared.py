@@ -64,12 +64,12 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pairs:
-    """Every (query, item) with a label of weight above 0 of some splits, as columns: one row per example and item."""
+    """The (query, item) labels of some splits, as columns: one row per example and item."""
 
     queries: list[str]  # distinct texts, in the order of their first appearance
     query: npt.NDArray[np.int64]  # (n,) position in ``queries``
     row: npt.NDArray[np.int64]  # (n,) in the prepared item table
-    weight: npt.NDArray[np.float32]  # (n,) above 0
+    weight: npt.NDArray[np.float32]  # (n,) above 0, or all 0 for items judged irrelevant
     shopper: npt.NDArray[np.int64]  # (n,) equal for the pairs of one shopper; -1 where nobody knows whose it is
     timestamp: npt.NDArray[np.datetime64]  # (n,) UTC, microseconds; NaT for judged queries
 
@@ -146,15 +146,20 @@ class Prepared:
         """Read the pairs of all splits before one: what may be known when its searches are answered."""
         return self.pairs(*SPLITS[: SPLITS.index(split)])
 
-    def pairs(self, *splits: Split) -> Pairs:
-        """Read the query-item pairs of some splits without histories, for logs too large for ``examples``."""
+    def pairs(self, *splits: Split, irrelevant: bool = False) -> Pairs:
+        """Read the query-item pairs of some splits without histories, for logs too large for ``examples``.
+
+        Args:
+            splits: Which parts.
+            irrelevant: Read the labels of weight 0 instead of those above.
+        """
         frame = (
             pl.scan_parquet(self.folder / "examples.parquet")
             .filter(pl.col("split").is_in(splits))
             .select("query", "user_id", "timestamp", "labels")
             .explode("labels", empty_as_null=False, keep_nulls=False)
             .unnest("labels")
-            .filter(pl.col("weight") > 0)
+            .filter(pl.col("weight") == 0 if irrelevant else pl.col("weight") > 0)
             .select("query", "user_id", "timestamp", "row", "weight")
             .collect(engine="streaming")
         )

@@ -170,7 +170,10 @@ def _plan(workspace: Workspace, wanted: RetrieverConfig, config: BuildConfig, mo
 
 def _embed(plan: _Plan, cache: Path) -> _Embedded:
     encoder = open_torch_encoder(
-        plan.models.retriever_folder / RETRIEVER_MODEL, role="item", max_tokens=plan.stage.max_item_tokens
+        plan.models.retriever_folder / RETRIEVER_MODEL,
+        role="item",
+        max_tokens=plan.stage.max_item_tokens,
+        dim=plan.stage.dim,
     )
     report = embed_items(encoder, passages(plan.items, plan.stage.item_fields), cache)
     return _Embedded(report=report, fingerprint=encoder.fingerprint)
@@ -182,12 +185,17 @@ def _write_first_stage(plan: _Plan, embedded: _Embedded, folder: Path) -> Retrie
     vector_index = VectorIndex.build(vectors, plan.stage.index)
     vector_index.save(folder / VECTOR_INDEX_FILE)
     lexical_index = LexicalIndex.build(plan.items, plan.stage.lexical, folder / LEXICAL_FOLDER)
-    max_tokens = plan.stage.max_query_tokens
+    max_tokens, dim = plan.stage.max_query_tokens, plan.stage.dim
     queries = [search.query for search in plan.searches]
     put_encoder(
-        plan.models.retriever_folder, folder / ENCODER_FOLDER, plan.config, max_tokens=max_tokens, queries=queries
+        plan.models.retriever_folder,
+        folder / ENCODER_FOLDER,
+        plan.config,
+        max_tokens=max_tokens,
+        dim=dim,
+        queries=queries,
     )
-    encoder = get_encoder(folder / ENCODER_FOLDER, plan.config.engine, max_tokens=max_tokens, n_threads=None)
+    encoder = get_encoder(folder / ENCODER_FOLDER, plan.config.engine, max_tokens=max_tokens, dim=dim, n_threads=None)
     # of all splits: what is held back from the models to judge them by is the newest that the store knows
     behaviour = Behaviour.build(plan.prepared.pairs(*SPLITS), encoder, plan.stage.behaviour, n_items=len(plan.items))
     behaviour.save(folder / BEHAVIOUR_FOLDER)

@@ -94,7 +94,11 @@ def open_bundle(folder: Path, *, n_threads: int | None = None, verify: bool = Tr
     try:
         items = ItemTable.read(folder / ITEMS_FILE)
         encoder = get_encoder(
-            folder / ENCODER_FOLDER, build.engine, max_tokens=stage.max_query_tokens, n_threads=n_threads
+            folder / ENCODER_FOLDER,
+            build.engine,
+            max_tokens=stage.max_query_tokens,
+            dim=stage.dim,
+            n_threads=n_threads,
         )
         index = VectorIndex.load(folder / VECTOR_INDEX_FILE, stage.index)
         _check_encoder(manifest, encoder.fingerprint, encoder.dim, index.dim)

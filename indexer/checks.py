@@ -56,7 +56,7 @@ def check_agreement(encoder: TextEncoder, model_dir: Path, queries: Sequence[str
         ArtefactError: If the mean cosine between both is too low.
     """
     sample = list(queries[:N_COMPARED_QUERIES])
-    trained = open_torch_encoder(model_dir, role="query", max_tokens=encoder.info.max_tokens)
+    trained = open_torch_encoder(model_dir, role="query", max_tokens=encoder.info.max_tokens, dim=encoder.info.dim)
     agreement = float(np.mean(np.sum(encoder.encode(sample) * trained.encode(sample), axis=1)))
     if agreement < MIN_AGREEMENT:
         raise ArtefactError(

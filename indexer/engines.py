@@ -25,7 +25,15 @@ from retrieval.model_info import MODEL_FOLDER as RETRIEVER_FOLDER
 TOKENIZER_FILE = "tokenizer.json"
 
 
-def put_encoder(model_dir: Path, out: Path, config: BuildConfig, *, max_tokens: int, queries: Sequence[str]) -> None:
+def put_encoder(
+    model_dir: Path,
+    out: Path,
+    config: BuildConfig,
+    *,
+    max_tokens: int,
+    dim: int | None,
+    queries: Sequence[str],
+) -> None:
     """Write the query tower into a bundle.
 
     Args:
@@ -33,6 +41,7 @@ def put_encoder(model_dir: Path, out: Path, config: BuildConfig, *, max_tokens: 
         out: Where to write; must not exist.
         config: Engine and precision.
         max_tokens: Queries are cut to so many tokens.
+        dim: Embeddings are cut to this width; None: the model's.
         queries: Real ones, for tracing and calibration; at least one.
     """
     if config.engine == "torch":
@@ -45,13 +54,16 @@ def put_encoder(model_dir: Path, out: Path, config: BuildConfig, *, max_tokens: 
         precision=config.encoder_precision,
         calibration_texts=queries,
         max_tokens=max_tokens,
+        dim=dim,
     )
 
 
-def get_encoder(folder: Path, engine: EngineName, *, max_tokens: int, n_threads: int | None) -> TextEncoder:
+def get_encoder(
+    folder: Path, engine: EngineName, *, max_tokens: int, dim: int | None, n_threads: int | None
+) -> TextEncoder:
     """Open the query tower that ``put_encoder`` wrote."""
     if engine == "torch":
-        return open_torch_encoder(folder, role="query", max_tokens=max_tokens)
+        return open_torch_encoder(folder, role="query", max_tokens=max_tokens, dim=dim)
     return open_encoder(folder, n_threads=n_threads)
 
 

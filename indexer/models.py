@@ -29,16 +29,17 @@ class TrainedModels:
     blend: BlendInfo | None = None
 
     def retriever_config(self, wanted: RetrieverConfig) -> RetrieverConfig:
-        """Return the settings to build with: what the model reads is the model's, the indexes are the store's choice.
+        """Return the settings to build with: what the model reads is the model's, the rest is the store's choice.
 
         Args:
             wanted: The store's ``[retriever]`` section.
         """
         trained = self.retriever.config
         _warn_of_change("retriever", _inputs(trained), _inputs(wanted))
-        return trained.model_copy(
-            update={"index": wanted.index, "lexical": wanted.lexical, "fusion": wanted.fusion}, deep=True
-        )
+        if wanted.dim not in (None, self.retriever.dim, *trained.train.matryoshka_dims):
+            logger.warning("[retriever] dim = %s is not one that the model was trained to be cut to", wanted.dim)
+        chosen = {name: getattr(wanted, name) for name in ("dim", "index", "lexical", "fusion")}
+        return trained.model_copy(update=chosen, deep=True)
 
     def reranker_config(self, wanted: RerankerConfig) -> RerankerConfig | None:
         """Return the settings that the reranker was trained with, which are the only ones it can be served with.

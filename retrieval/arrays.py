@@ -32,6 +32,20 @@ def as_embeddings(vectors: npt.ArrayLike, dim: int | None = None) -> FloatArray:
     return array
 
 
+def cut(embeddings: FloatArray, dim: int | None) -> FloatArray:
+    """Return the first numbers of embeddings, again of length 1.
+
+    Args:
+        embeddings: float32 (n, width), L2-normalised.
+        dim: How many to keep; None: all.
+    """
+    if dim is None:
+        return embeddings
+    kept = embeddings[:, :dim]
+    shortened: FloatArray = kept / np.linalg.norm(kept, axis=1, keepdims=True).clip(min=1e-12)
+    return shortened
+
+
 def check_depth(k: int) -> None:
     """Refuse to look for fewer than one item.
 

@@ -15,12 +15,23 @@ class RetrieverTrainConfig(Section):
 
     epochs: int = Field(default=2, ge=1)  # passes over the pairs
     max_steps: int | None = Field(default=None, ge=1)  # ends training early; None: epochs decide
-    batch_size: int = Field(default=64, ge=2)  # query-item pairs per step
+    batch_size: int = Field(default=64, ge=2)  # query-item pairs per step, of all processes together
+    cached_chunk: int | None = Field(default=None, ge=1)  # texts whose activations are held at one time; None: all
     n_uniform_negatives: int = Field(default=64, ge=0)  # items drawn 1/N from the catalogue, added to every batch
+    hard_negatives: int = Field(default=0, ge=0)  # mined items per pair, after a training without; 0: no mining
+    mining_rounds: int = Field(default=1, ge=1)  # times that is mined; a round that brings no better MRR@10 is the last
+    mining_epochs: int = Field(default=1, ge=1)  # passes over the pairs after each mining
+    mining_depth: int = Field(default=50, ge=1)  # nearest items of a query from which its negatives are drawn
+    mining_skip: int = Field(default=0, ge=0)  # best ranks passed over, where unlabelled answers crowd the top
+    mining_margin: float = Field(default=0.95, gt=0, le=1)  # a negative scores below this times the pair's positive
+    # 10-15 % of search queries have typing errors: Cucerzan & Brill 2004, "Spelling correction as an iterative process
+    # that exploits the collective knowledge of web users"; logs hold those of frequent queries already
+    typo_share: float = Field(default=0.1, ge=0, le=1)  # of the queries get a typing error, fresh in every batch
     learning_rate: float = Field(default=5e-5, gt=0)  # the highest, at the end of the warm-up
     warmup_share: float = Field(default=0.1, ge=0, le=1)  # of all steps
     weight_decay: float = Field(default=0.01, ge=0)  # AdamW's
     max_grad_norm: float = Field(default=1.0, gt=0)  # gradients are clipped to this norm
+    matryoshka_dims: tuple[int, ...] = ()  # the first so many numbers of an embedding learn to stand alone
     temperature: float = Field(default=0.05, gt=0)  # cosines are divided by it
     logq: bool = True  # subtract the log-probability with which the sampler draws each item
     mask_answers: Literal["query", "item"] = "query"  # no negatives: all that ever answered the query, or only the same
@@ -34,6 +45,13 @@ class RetrieverTrainConfig(Section):
     checkpoint_minutes: float = Field(default=3.0, ge=0)  # the most work that a kill can cost
     log_steps: int = Field(default=10, ge=1)  # between two points in TensorBoard
     seed: int = Field(default=13, ge=0)  # of sampling, dropout and shuffling
+
+    @field_validator("matryoshka_dims")
+    @classmethod
+    def _distinct_dims(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(dim < 1 for dim in value) or len(set(value)) != len(value):
+            raise ValueError(f"expected widths above 0, each once; got {', '.join(map(str, value))}")
+        return value
 
 
 class VectorIndexConfig(Section):
@@ -92,6 +110,7 @@ class RetrieverConfig(Section):
     item_fields: tuple[str, ...] = ("title", "brand", "category")  # what the item tower reads, in this order
     max_query_tokens: int = Field(default=32, ge=3, le=512)  # [CLS] and [SEP] included
     max_item_tokens: int = Field(default=64, ge=3, le=512)  # longer passages are cut
+    dim: int | None = Field(default=None, ge=1)  # cut embeddings to this width, one of matryoshka_dims; None: all
     train: RetrieverTrainConfig = RetrieverTrainConfig()
     index: VectorIndexConfig = VectorIndexConfig()
     lexical: LexicalConfig = LexicalConfig()

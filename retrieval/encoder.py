@@ -173,21 +173,25 @@ def open_encoder(folder: Path, *, n_threads: int | None = None) -> TextEncoder:
     return TextEncoder(open_tokenizer(folder / TOKENIZER_FILE), OpenVinoEngine.load(folder, n_threads=n_threads), info)
 
 
-def open_torch_encoder(model_dir: Path, *, role: Role, max_tokens: int, device: str | None = None) -> TextEncoder:
+def open_torch_encoder(
+    model_dir: Path, *, role: Role, max_tokens: int, dim: int | None = None, device: str | None = None
+) -> TextEncoder:
     """Open one tower of a SentenceTransformer folder with torch, for training and evaluation.
 
     Args:
         model_dir: The folder; its towers may be shared or separate (a ``Router``).
         role: Which tower.
         max_tokens: Texts are cut to so many tokens.
+        dim: Embeddings are cut to their first so many numbers and normalised again; None: the model's width.
         device: As torch names it; None: the first CUDA device if there is one, else the CPU.
     Raises:
         ArtefactError: If the folder is no such model, or one that this encoder cannot reproduce.
+        ConfigError: If the model is narrower than ``dim``.
         DeviceUnavailable: If torch lacks the device.
     """
     from retrieval.torch_engine import TorchEngine, open_tower
 
-    module, tokenizer = open_tower(model_dir, role)
+    module, tokenizer = open_tower(model_dir, role, dim=dim)
     info = _info(module, tokenizer, role=role, max_tokens=max_tokens)
     engine = TorchEngine(module, device)
     budget = CPU_TOKEN_BUDGET if engine.device.type == "cpu" else GPU_TOKEN_BUDGET
@@ -202,6 +206,7 @@ def export_encoder(
     precision: Precision,
     calibration_texts: Sequence[str],
     max_tokens: int,
+    dim: int | None = None,
 ) -> EncoderInfo:
     """Write one tower as an OpenVINO graph that ends in L2-normalised embeddings.
 
@@ -212,10 +217,11 @@ def export_encoder(
         precision: fp32 gives torch's numbers, and its fingerprint; int8 gives numbers of its own.
         calibration_texts: Texts like those of service, at least one; some hundreds for int8.
         max_tokens: Texts are cut to so many tokens.
+        dim: Embeddings are cut to their first so many numbers and normalised again; None: the model's width.
     Returns:
         The identity that was written.
     Raises:
-        ConfigError: If there is no calibration text.
+        ConfigError: If there is no calibration text, or the model is narrower than ``dim``.
         ArtefactError: If the folder is no such model, or it cannot be converted.
         DeviceUnavailable: If openvino or, for int8, nncf is not installed.
     """
@@ -224,7 +230,7 @@ def export_encoder(
 
     if not calibration_texts:
         raise ConfigError("expected at least one text to export an encoder with, got none; give some titles")
-    module, tokenizer = open_tower(model_dir, role)
+    module, tokenizer = open_tower(model_dir, role, dim=dim)
     bare, pad_id = _bare(tokenizer, max_tokens)
     token_ids = [encoding.ids for encoding in bare.encode_batch_fast(list(calibration_texts))]
     chunks = [token_ids[start : start + CALIBRATION_BATCH] for start in range(0, len(token_ids), CALIBRATION_BATCH)]
@@ -252,10 +258,12 @@ def _info(
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(np.ascontiguousarray(tensor.cpu().float().numpy()).data)
     bare, _ = _bare(tokenizer, max_tokens)
-    parts = [module.pooling, bare.to_str(), max_tokens, precision, list(calibration)]
+    cut = [module.dim] if module.dim < module.width else []
+    parts = [module.pooling, bare.to_str(), max_tokens, precision, list(calibration), *cut]
     digest.update(json.dumps(parts).encode())
-    dim = int(module.transformer.config.hidden_size)  # type: ignore[union-attr, arg-type]
-    return EncoderInfo(dim=dim, max_tokens=max_tokens, fingerprint=digest.hexdigest(), precision=precision, role=role)
+    return EncoderInfo(
+        dim=module.dim, max_tokens=max_tokens, fingerprint=digest.hexdigest(), precision=precision, role=role
+    )
 
 
 def _bare(tokenizer: Tokenizer, max_tokens: int) -> tuple[Tokenizer, int]:

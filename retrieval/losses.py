@@ -5,7 +5,10 @@ from collections.abc import Sequence
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
+from retrieval.encoder import Role
+from retrieval.processes import gather_shares
 from retrieval.towers import embed
 
 
@@ -43,30 +46,51 @@ def in_batch_softmax(
 class InBatchSoftmaxLoss(nn.Module):
     """The loss as ``SentenceTransformerTrainer`` calls it, on batches of ``retrieval.pairs.PairCollator``."""
 
-    def __init__(self, model: SentenceTransformer, *, temperature: float) -> None:
+    def __init__(
+        self, model: SentenceTransformer, *, temperature: float, chunk: int | None = None, dims: Sequence[int] = ()
+    ) -> None:
         """Take the towers.
 
         Args:
             model: The towers in training.
             temperature: Cosines are divided by it.
+            chunk: Texts whose activations are held at one time, see ``retrieval.towers.embed``; None: all.
+            dims: Widths to which embeddings may be cut later: the loss is the mean of that of the whole embeddings and
+                of those of their first so many numbers.
+        Source: Kusupati et al. 2022, "Matryoshka representation learning", eq. 1, with equal weights.
         """
         super().__init__()
         self.model = model
         self.temperature = temperature
+        self.chunk = chunk
+        self.dims = dims
 
     def forward(self, features: Sequence[dict[str, Tensor]], labels: dict[str, Tensor]) -> Tensor:
         """Return the loss of a batch.
 
         Args:
-            features: Token ids of the batch's distinct queries and of its distinct items.
-            labels: ``query`` int64 (n_queries,) and ``item`` int64 (n_items,): which of the distinct texts stands at
-                each place; ``answers``, and if wanted ``log_q`` and ``weights``, as ``in_batch_softmax`` has them.
+            features: Token ids of the batch's distinct queries and of its distinct items; of several processes, each
+                has its share of them (``retrieval.processes``).
+            labels: Of the whole batch, alike in every process. ``query`` int64 (n_queries,) and ``item`` int64
+                (n_items,): which of the distinct texts stands at each place; ``answers``, and if wanted ``log_q`` and
+                ``weights``, as ``in_batch_softmax`` has them.
         """
-        queries = embed(self.model, features[0], "query").float()[labels["query"]]  # (n_queries, dim)
-        items = embed(self.model, features[1], "item").float()[labels["item"]]  # (n_items, dim)
-        return in_batch_softmax(
-            queries @ items.T / self.temperature,
-            answers=labels["answers"],
-            log_q=labels.get("log_q"),
-            weights=labels.get("weights"),
-        )
+        queries = self._embed(features[0], "query", labels["query"])  # (n_queries, dim)
+        items = self._embed(features[1], "item", labels["item"])  # (n_items, dim)
+        pairs = [(queries, items)]
+        for dim in self.dims:
+            pairs.append((normalize(queries[:, :dim], dim=1), normalize(items[:, :dim], dim=1)))
+        losses = [
+            in_batch_softmax(
+                queries @ items.T / self.temperature,
+                answers=labels["answers"],
+                log_q=labels.get("log_q"),
+                weights=labels.get("weights"),
+            )
+            for queries, items in pairs
+        ]
+        return torch.stack(losses).mean()
+
+    def _embed(self, features: dict[str, Tensor], role: Role, places: Tensor) -> Tensor:
+        share = embed(self.model, features, role, chunk=self.chunk).float()
+        return gather_shares(share, int(places.max()) + 1)[places]

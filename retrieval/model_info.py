@@ -1,5 +1,7 @@
 """``model.json``: what a finished retriever version says about itself. Read by serving, so no torch here."""
 
+import hashlib
+import json
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -8,6 +10,7 @@ from corpus.config import Section
 from corpus.errors import ArtefactError
 from retrieval.config import FusionConfig, RetrieverConfig
 from retrieval.fusion import FusionReport, FusionWeights
+from retrieval.passages import PASSAGE_VERSION
 
 MODEL_FILE = "model.json"  # written last: its presence marks a finished version
 MODEL_FOLDER = "model"  # the SentenceTransformer folder inside a version
@@ -66,3 +69,21 @@ def load_retriever_info(folder: Path) -> RetrieverModelInfo:
             "train the retriever with this version of Tandem"
         )
     return info
+
+
+def fingerprint_model(model: Path, config: RetrieverConfig) -> str:
+    """Return the SHA-256 over weights, tokenizer and all that decides what text they read."""
+    reading = [PASSAGE_VERSION, config.item_fields, config.max_query_tokens, config.max_item_tokens]
+    digest = hashlib.sha256(json.dumps(reading).encode())
+    for path in sorted(path for path in model.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256")
+        digest.update(path.relative_to(model).as_posix().encode() + content.digest())
+    return digest.hexdigest()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write by write-and-rename, so that the file is there whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(path)

@@ -13,7 +13,10 @@ from torch import Tensor
 from corpus.errors import InputError
 from corpus.prepared import Prepared
 from retrieval.arrays import FloatArray, IntArray
+from retrieval.augmentation import augment
 from retrieval.config import RetrieverTrainConfig
+from retrieval.hard_negatives import HardNegatives
+from retrieval.processes import share_of
 from retrieval.towers import TowerTokenizer, features_of
 
 
@@ -51,6 +54,14 @@ class TrainingPairs:
             n_items=len(prepared.items),
         )
 
+    def keys(self, query: IntArray, row: IntArray) -> IntArray:
+        """Return (query, row) pairs as one number each; the arrays broadcast."""
+        return query * self.n_items + row
+
+    def draw_weights(self, *, weighted: bool) -> FloatArray:
+        """Return (n,) numbers in proportion to which pairs are drawn: their weights, or all alike."""
+        return self.weight if weighted else np.ones_like(self.weight)
+
     def item_log_q(self, *, weighted: bool) -> FloatArray:
         """Return the log-probability that a drawn pair brings each item; -inf for items without a pair.
 
@@ -59,10 +70,18 @@ class TrainingPairs:
         Returns:
             float32 (n_items,), natural logarithm.
         """
-        counts = np.bincount(self.row, weights=self.weight if weighted else None, minlength=self.n_items)
+        counts = np.bincount(self.row, weights=self.draw_weights(weighted=weighted), minlength=self.n_items)
         with np.errstate(divide="ignore"):
             log_q: FloatArray = np.log(counts / counts.sum()).astype(np.float32)
         return log_q
+
+
+def holds(known: IntArray, keys: IntArray) -> npt.NDArray[np.bool_]:
+    """Tell which keys, of any shape, are among the known ones, which are ascending."""
+    if len(known) == 0:
+        return np.zeros(keys.shape, dtype=np.bool_)
+    found: npt.NDArray[np.bool_] = known[np.searchsorted(known, keys).clip(max=len(known) - 1)] == keys
+    return found
 
 
 class PairSampler(DefaultBatchSampler):  # type: ignore[misc]  # the library is untyped
@@ -102,10 +121,11 @@ class PairSampler(DefaultBatchSampler):  # type: ignore[misc]  # the library is 
 
 
 class PairCollator:
-    """Makes a batch of pairs: texts to token ids, uniform negatives, and who answers whom.
+    """Makes a batch of pairs: texts to token ids, uniform and mined negatives, and who answers whom.
 
-    Every distinct text is encoded once, however often the batch holds it. The negatives depend on the seed and the
-    batch's pairs alone, so that a resumed training sees the batches that it would have seen.
+    Every distinct text is encoded once, however often the batch holds it; of several processes that train together,
+    each encodes its share. The negatives and the typing errors depend on the seed and the batch's pairs alone, so
+    that a resumed training sees the batches that it would have seen.
     """
 
     valid_label_columns: tuple[str, ...] = ()  # the trainer asks for it
@@ -118,6 +138,7 @@ class PairCollator:
         *,
         query_tokenizer: TowerTokenizer,
         item_tokenizer: TowerTokenizer,
+        mined: HardNegatives | None = None,
     ) -> None:
         """Take what batches are made of.
 
@@ -127,14 +148,21 @@ class PairCollator:
             config: Says how many negatives are drawn, whether logQ is wanted, and where weights act.
             query_tokenizer: For the query tower.
             item_tokenizer: For the item tower.
+            mined: Where hard negatives are drawn from; None: there are none.
         """
         self._pairs = pairs
         self._texts = texts
         self._config = config
         self._query_tokenizer = query_tokenizer
         self._item_tokenizer = item_tokenizer
-        self._log_q = pairs.item_log_q(weighted=config.weighting == "sample")
-        self._known = np.unique(pairs.query * pairs.n_items + pairs.row)  # (query, row) of every pair, as one number
+        self._mined = mined
+        weighted = config.weighting == "sample"
+        self._log_q = pairs.item_log_q(weighted=weighted)
+        if mined is not None:
+            self._mined_log_q = mined.log_q(
+                pairs.query, pairs.draw_weights(weighted=weighted), config.hard_negatives, n_items=pairs.n_items
+            )
+        self._known = np.unique(pairs.keys(pairs.query, pairs.row))
 
     def __call__(self, examples: Sequence[Mapping[str, int]]) -> dict[str, Any]:
         """Return the batch that ``InBatchSoftmaxLoss`` reads.
@@ -146,35 +174,53 @@ class PairCollator:
         query, row = self._pairs.query[chosen], self._pairs.row[chosen]
         rng = np.random.default_rng([self._config.seed, *chosen.tolist()])
         uniform = rng.integers(self._pairs.n_items, size=self._config.n_uniform_negatives)
-        rows = np.concatenate([row, uniform])  # (n_items,): the positives first
-        queries, query_place = np.unique(query, return_inverse=True)
+        mined = self._draw_mined(chosen, query, rng)
+        rows = np.concatenate([row, uniform, mined])  # (n_items,): the positives first
+        texts = self._query_texts(query, rng)
+        place_of = {text: place for place, text in enumerate(dict.fromkeys(texts))}
         items, item_place = np.unique(rows, return_inverse=True)
         labels = {
-            "query": torch.from_numpy(query_place),
+            "query": torch.tensor([place_of[text] for text in texts]),
             "item": torch.from_numpy(item_place),
-            "answers": torch.from_numpy(self._answers(query, rows)),
+            "answers": torch.from_numpy(self._answers(query, rows, n_mined=len(mined))),
         }
         if self._config.logq:
             log_uniform = np.full(len(uniform), -np.log(self._pairs.n_items), dtype=np.float32)
-            labels["log_q"] = torch.from_numpy(np.concatenate([self._log_q[row], log_uniform]))
+            log_mined = self._mined_log_q[mined] if self._mined is not None else log_uniform[:0]
+            labels["log_q"] = torch.from_numpy(np.concatenate([self._log_q[row], log_uniform, log_mined]))
         if self._config.weighting == "loss":
             labels["weights"] = torch.from_numpy(self._pairs.weight[chosen])
         return {
-            **self._features("query", self._query_tokenizer, [self._pairs.queries[number] for number in queries]),
+            **self._features("query", self._query_tokenizer, list(place_of)),
             **self._features("item", self._item_tokenizer, [self._texts[number] for number in items]),
             "label": labels,
         }
 
-    def _features(self, side: str, tokenizer: TowerTokenizer, texts: Sequence[str]) -> dict[str, Tensor]:
-        return {f"{side}_{name}": tensor for name, tensor in features_of(tokenizer(texts)).items()}
+    def _query_texts(self, query: IntArray, rng: np.random.Generator) -> list[str]:
+        """Return each pair's query, some as shoppers mistype them; who answers them stays the same."""
+        texts = [self._pairs.queries[number] for number in query]
+        mistyped = rng.random(len(texts)) < self._config.typo_share
+        return [augment(text, rng) if typo else text for text, typo in zip(texts, mistyped, strict=True)]
 
-    def _answers(self, query: IntArray, rows: IntArray) -> npt.NDArray[np.bool_]:
-        """Tell which items answer which query anywhere in the training data: (n_queries, n_items)."""
-        answers: npt.NDArray[np.bool_]
+    def _features(self, side: str, tokenizer: TowerTokenizer, texts: Sequence[str]) -> dict[str, Tensor]:
+        share = texts[share_of(len(texts))] or texts[:1]  # a tower cannot run on nothing
+        return {f"{side}_{name}": tensor for name, tensor in features_of(tokenizer(share)).items()}
+
+    def _draw_mined(self, chosen: IntArray, query: IntArray, rng: np.random.Generator) -> IntArray:
+        if self._mined is None:
+            return np.empty(0, dtype=np.int64)
+        n = self._config.hard_negatives
+        drawn = [self._mined.draw(pair, number, n, rng) for pair, number in zip(chosen, query, strict=True)]
+        return np.concatenate(drawn)
+
+    def _answers(self, query: IntArray, rows: IntArray, *, n_mined: int) -> npt.NDArray[np.bool_]:
+        """Tell which items take no part as negatives of which query: (n_queries, n_items).
+
+        Mined items, the last ones, never oppose a query that they answer, whatever ``mask_answers`` says: they are
+        drawn for being near, and how often shoppers of the query choose them has no part in that.
+        """
+        answers: npt.NDArray[np.bool_] = holds(self._known, self._pairs.keys(query[:, None], rows[None, :]))
         if self._config.mask_answers == "item":
-            answers = rows[: len(query), None] == rows[None, :]
-        else:
-            keys = query[:, None] * self._pairs.n_items + rows[None, :]
-            found = np.searchsorted(self._known, keys).clip(max=len(self._known) - 1)
-            answers = self._known[found] == keys
+            drawn = len(rows) - n_mined
+            answers[:, :drawn] = rows[: len(query), None] == rows[None, :drawn]
         return answers

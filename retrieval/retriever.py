@@ -127,10 +127,10 @@ def build_retriever(
         ArtefactError: If there is no such model.
     """
     model = model_dir / MODEL_FOLDER
-    item_encoder = open_torch_encoder(model, role="item", max_tokens=config.max_item_tokens)
+    item_encoder = open_torch_encoder(model, role="item", max_tokens=config.max_item_tokens, dim=config.dim)
     vectors = embed_items(item_encoder, passages(items, config.item_fields), cache).vectors
     return Retriever(
-        open_torch_encoder(model, role="query", max_tokens=config.max_query_tokens),
+        open_torch_encoder(model, role="query", max_tokens=config.max_query_tokens, dim=config.dim),
         VectorIndex.build(vectors, config.index.model_copy(update={"kind": "flat"})),
         LexicalIndex.build(items, config.lexical),
         weights or load_retriever_info(model_dir).fusion.resolved(config.fusion),

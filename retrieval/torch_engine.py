@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from corpus.errors import ArtefactError, DeviceUnavailable
+from corpus.errors import ArtefactError, ConfigError, DeviceUnavailable
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.quiet import quiet_libraries
 
@@ -16,22 +16,28 @@ ROUTES = {"query": "query", "item": "document"}  # Tandem's roles and the names 
 class EmbeddingModule(torch.nn.Module):
     """A transformer, pooled and L2-normalised: what training tunes and what is exported."""
 
-    def __init__(self, transformer: torch.nn.Module, pooling: str) -> None:
+    def __init__(self, transformer: torch.nn.Module, pooling: str, *, dim: int | None = None) -> None:
         """Wrap a transformer.
 
         Args:
             transformer: A bare encoder of the transformers library.
             pooling: "mean" over the tokens that are no padding, or "cls" for the first token.
+            dim: Keep so many numbers of an embedding, the first ones; None: all.
         Raises:
             ArtefactError: If the pooling is another.
+            ConfigError: If embeddings are narrower than ``dim``.
         """
         super().__init__()
         if pooling not in ("mean", "cls"):
             raise ArtefactError(
                 f"expected an encoder with mean or cls pooling, got {pooling!r}; use another base model"
             )
+        self.width = int(transformer.config.hidden_size)  # type: ignore[union-attr, arg-type]
+        if dim is not None and dim > self.width:
+            raise ConfigError(f"expected retriever.dim of at most {self.width}, the model's width, got {dim}; lower it")
         self.transformer = transformer
         self.pooling = pooling
+        self.dim = self.width if dim is None else dim
         self.reads_segments = "token_type_ids" in inspect.signature(transformer.forward).parameters
 
     def forward(
@@ -47,7 +53,7 @@ class EmbeddingModule(torch.nn.Module):
         else:
             mask = attention_mask.unsqueeze(-1).to(hidden.dtype)  # (n, length, 1)
             pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1e-9)
-        return torch.nn.functional.normalize(pooled, dim=1)
+        return torch.nn.functional.normalize(pooled[:, : self.dim], dim=1)
 
 
 class TorchEngine:
@@ -78,14 +84,16 @@ class TorchEngine:
         return numbers
 
 
-def open_tower(model_dir: Path, role: str) -> tuple[EmbeddingModule, Tokenizer]:
+def open_tower(model_dir: Path, role: str, *, dim: int | None = None) -> tuple[EmbeddingModule, Tokenizer]:
     """Take one tower and its tokenizer out of a SentenceTransformer folder.
 
     Args:
         model_dir: The folder: Transformer, Pooling, Normalize; or a Router with such a chain per side.
         role: "query" or "item".
+        dim: Width to cut embeddings to; None: the model's.
     Raises:
         ArtefactError: If the folder is no such model, or has parts that ``EmbeddingModule`` lacks.
+        ConfigError: If the model is narrower than ``dim``.
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Router, Transformer
@@ -107,4 +115,4 @@ def open_tower(model_dir: Path, role: str) -> tuple[EmbeddingModule, Tokenizer]:
         raise ArtefactError(f"expected a Transformer, a Pooling and at most a Normalize in {model_dir}, got {names}")
     transformer, pooling = modules[:2]
     tokenizer = Tokenizer.from_str(transformer.tokenizer.backend_tokenizer.to_str())
-    return EmbeddingModule(transformer.auto_model, pooling.pooling_mode), tokenizer
+    return EmbeddingModule(transformer.auto_model, pooling.pooling_mode, dim=dim), tokenizer

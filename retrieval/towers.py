@@ -1,12 +1,14 @@
 """The two towers in training: one shared encoder, or a separate one per side. Imports torch."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Router, Transformer
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from corpus.errors import ConfigError
 from retrieval.arrays import FloatArray, IntArray
@@ -33,16 +35,36 @@ def load_towers(config: RetrieverConfig, *, device: str) -> SentenceTransformer:
     Returns:
         Transformer, pooling, L2 normalisation; for separate towers a ``Router`` with such a chain per side.
     Raises:
-        ConfigError: If there is no such model, or one that Tandem cannot export, or its texts are shorter than asked.
+        ConfigError: If there is no such model, or one that Tandem cannot export, or its texts are shorter, or
+            its embeddings narrower, than asked.
     """
     name = resolve_base_model(config.base_model)
     sizes = {"query": config.max_query_tokens, "item": config.max_item_tokens}
+    model = _load(name, sizes, config, device)
+    width, widest = model.get_embedding_dimension(), max((config.dim or 1, *config.train.matryoshka_dims))
+    if widest > width:
+        raise ConfigError(f"{name} gives {width} dimensions, {widest} are asked for; lower dim or matryoshka_dims")
+    return model
+
+
+def _load(name: str, sizes: dict[str, int], config: RetrieverConfig, device: str) -> SentenceTransformer:
     if config.towers == "shared":
         return SentenceTransformer(modules=_chain(name, max(sizes.values())), device=device)
     router = Router.for_query_document(
         query_modules=_chain(name, sizes["query"]), document_modules=_chain(name, sizes["item"])
     )
     return SentenceTransformer(modules=[router], device=device)
+
+
+def open_towers(folder: Path, *, device: str) -> SentenceTransformer:
+    """Open tuned towers, to tune them further.
+
+    Args:
+        folder: What ``load_towers`` returned, saved.
+        device: As torch names it.
+    """
+    with quiet_libraries():
+        return SentenceTransformer(str(folder), device=device, local_files_only=True)
 
 
 def _chain(name: str, max_tokens: int) -> list[torch.nn.Module]:
@@ -99,25 +121,39 @@ def features_of(batch: TokenBatch) -> dict[str, Tensor]:
     }
 
 
-def embed(model: SentenceTransformer, features: dict[str, Tensor], role: Role) -> Tensor:
+def embed(model: SentenceTransformer, features: dict[str, Tensor], role: Role, *, chunk: int | None = None) -> Tensor:
     """Embed a padded batch with one tower, gradients included.
+
+    With ``chunk``, only the embeddings stay in memory, and each chunk is run again, with the same dropout, when its
+    gradient has come: the gradient is the same, one more forward pass is its price, and a batch may have any size.
 
     Args:
         model: The towers.
         features: ``input_ids``, ``attention_mask``, ``token_type_ids``: int64 (n, length).
         role: Which tower.
+        chunk: Texts per pass whose activations are held at one time; None: all activations are held.
     Returns:
         (n, dim), rows of length 1, in the order of the batch.
+    Source: Gao et al. 2021, "Scaling deep contrastive learning batch size under memory limited setup" (GradCache),
+        here by torch's own checkpointing of a whole pass.
     """
     inputs = {name: features[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
-    if inputs["input_ids"].device.type != "cpu":
+    if chunk is None and inputs["input_ids"].device.type != "cpu":
         return _forward(model, inputs, role)
     lengths = inputs["attention_mask"].sum(dim=1)  # (n,)
-    passes = [torch.tensor(rows) for rows in batches_by_length(lengths.tolist(), CPU_TOKENS_PER_PASS)]
+    if chunk is None:
+        passes = [torch.tensor(rows) for rows in batches_by_length(lengths.tolist(), CPU_TOKENS_PER_PASS)]
+    else:
+        by_length = torch.argsort(lengths, stable=True)
+        passes = [by_length[start : start + chunk] for start in range(0, len(by_length), chunk)]
     parts = []
     for rows in passes:
         longest = int(lengths[rows].max())
-        parts.append(_forward(model, {name: tensor[rows, :longest] for name, tensor in inputs.items()}, role))
+        part = {name: tensor[rows, :longest] for name, tensor in inputs.items()}
+        if chunk is None:
+            parts.append(_forward(model, part, role))
+        else:
+            parts.append(checkpoint(_forward, model, part, role, use_reentrant=False))
     order = torch.argsort(torch.cat(passes))  # where each text of the batch went
     return torch.cat(parts)[order]
 

@@ -1,7 +1,7 @@
 """What Tandem adds to a transformers ``Trainer``: progress, and checkpoints by the clock. Both stages use it."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import repeat
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -44,9 +44,17 @@ class TrainingProgress(TrainerCallback):  # type: ignore[misc]  # the library is
 class CheckpointClock(TrainerCallback):  # type: ignore[misc]  # the library is untyped
     """Asks for a checkpoint whenever so much work would be lost in a kill."""
 
-    def __init__(self, minutes: float) -> None:
-        """Take the most work that may be lost, in minutes; 0: every step is saved."""
+    def __init__(
+        self, minutes: float, *, agree: Callable[[Callable[[], bool]], bool] = lambda decide: decide()
+    ) -> None:
+        """Set the clock.
+
+        Args:
+            minutes: The most work that may be lost; 0: every step is saved.
+            agree: Makes one decision of those of several processes, whose clocks differ.
+        """
         self._seconds = 60 * minutes
+        self._agree = agree
         self._saved = time.monotonic()
 
     def on_train_begin(
@@ -57,7 +65,7 @@ class CheckpointClock(TrainerCallback):  # type: ignore[misc]  # the library is 
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Ask for a checkpoint if it is time."""
-        if time.monotonic() - self._saved >= self._seconds:
+        if self._agree(lambda: time.monotonic() - self._saved >= self._seconds):
             control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:

@@ -7,7 +7,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.evaluation import BaseEvaluator
 
 from corpus.prepared import Example, Prepared
-from retrieval.arrays import FloatArray, IntArray
+from retrieval.arrays import FloatArray, IntArray, cut
 from retrieval.config import RetrieverConfig
 from retrieval.towers import encode_texts
 
@@ -74,7 +74,8 @@ class Validation(BaseEvaluator):  # type: ignore[misc]  # the library is untyped
         config = self._config
         queries = encode_texts(model, self.queries, role="query", max_tokens=config.max_query_tokens)
         items = encode_texts(model, self._texts, role="item", max_tokens=config.max_item_tokens)
-        ranks = first_positive_ranks(queries @ items.T, self._positives)
+        scores = cut(queries, config.dim) @ cut(items, config.dim).T  # as they will be served
+        ranks = first_positive_ranks(scores, self._positives)
         return {
             MRR: float(np.where(ranks <= 10, 1.0 / ranks, 0.0).mean()),
             HIT: float((ranks <= 100).mean()),

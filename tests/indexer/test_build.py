@@ -157,6 +157,17 @@ def test_the_torch_engine_serves_the_trained_folders(workspace, built_workspace)
     np.testing.assert_allclose(scores, same_scores, atol=1e-4)
 
 
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_a_bundle_of_cut_embeddings_opens_and_answers(workspace, engine):
+    shutil.rmtree(workspace.rerankers)
+    narrow = RETRIEVER.model_copy(update={"dim": 8})
+    report = build_bundle(workspace, narrow, RERANKER, BUILD.model_copy(update={"engine": engine}))
+    assert report.manifest.dim == 8
+    bundle = open_bundle(workspace.bundles / "v1")
+    assert (bundle.retriever.encoder.dim, bundle.retriever.vector_index.dim) == (8, 8)
+    assert len(bundle.retriever.retrieve("bread knife", 3)) == 3
+
+
 def test_an_empty_catalogue_is_refused(workspace):
     ItemTable.from_items([]).write(workspace.data / "items.parquet")
     with pytest.raises(InputError, match="empty catalogue"):

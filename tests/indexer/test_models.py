@@ -112,3 +112,13 @@ def test_unchanged_settings_are_not_warned_of(workspace, caplog):
     caplog.clear()
     models.retriever_config(models.retriever.config)
     assert not caplog.text
+
+
+def test_the_width_is_the_builds_choice_and_an_untrained_one_is_warned_of(workspace, caplog):
+    models = choose_models(workspace, None, None)
+    caplog.clear()
+    config = models.retriever.config
+    assert models.retriever_config(config.model_copy(update={"dim": 8})).dim == 8  # the model's own
+    assert not caplog.text
+    assert models.retriever_config(config.model_copy(update={"dim": 4})).dim == 4
+    assert "dim = 4 is not one that the model was trained to be cut to" in caplog.text

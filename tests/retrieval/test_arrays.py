@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from corpus.errors import DimensionMismatch, InputError
-from retrieval.arrays import as_embeddings, check_depth
+from retrieval.arrays import as_embeddings, check_depth, cut
 
 
 def test_embeddings_become_float32_and_contiguous():
@@ -33,3 +33,9 @@ def test_depth_below_one_is_refused():
     check_depth(1)
     with pytest.raises(InputError, match="got 0"):
         check_depth(0)
+
+
+def test_cut_embeddings_have_length_1_again():
+    vectors = np.array([[0.6, 0.0, 0.8], [0.0, 0.0, 1.0]], dtype=np.float32)
+    assert cut(vectors, None) is vectors
+    np.testing.assert_allclose(cut(vectors, 2), [[1, 0], [0, 0]])  # nothing is left of the second

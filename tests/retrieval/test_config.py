@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from retrieval.config import RetrieverConfig
+from retrieval.config import RetrieverConfig, RetrieverTrainConfig
 
 
 def test_an_unknown_item_field_is_refused():
@@ -12,6 +12,12 @@ def test_an_unknown_item_field_is_refused():
 def test_a_repeated_item_field_is_refused():
     with pytest.raises(ValidationError, match="each once"):
         RetrieverConfig(item_fields=("title", "title"))
+
+
+def test_widths_are_distinct_and_above_0():
+    for dims in ((8, 8), (0, 8)):
+        with pytest.raises(ValidationError, match="each once"):
+            RetrieverTrainConfig(matryoshka_dims=dims)
 
 
 def test_an_unknown_key_is_refused():

@@ -182,6 +182,26 @@ def test_fingerprint_depends_on_weights_and_length_but_not_on_the_role_of_shared
     assert fingerprint(separate_towers, "item", 24) != torch_encoder.fingerprint
 
 
+def test_a_cut_encoder_gives_the_first_numbers_normalised_again(tiny_encoder_folder, torch_encoder, tmp_path):
+    options = {"role": "item", "max_tokens": 24, "dim": 8}
+    cut = open_torch_encoder(tiny_encoder_folder, device="cpu", **options)
+    want = torch_encoder.encode(TEXTS)[:, :8]
+    want /= np.linalg.norm(want, axis=1, keepdims=True)
+    assert cut.dim == cut.info.dim == 8
+    np.testing.assert_allclose(cut.encode(TEXTS), want, atol=1e-5)
+    info = export_encoder(tiny_encoder_folder, tmp_path, precision="fp32", calibration_texts=TEXTS, **options)
+    assert info.dim == 8
+    assert np.abs(open_encoder(tmp_path).encode(TEXTS) - want).max() < 1e-5
+    assert info.fingerprint == cut.fingerprint != torch_encoder.fingerprint
+
+
+def test_the_whole_width_is_no_cut(tiny_encoder_folder, torch_encoder):
+    whole = open_torch_encoder(tiny_encoder_folder, role="item", max_tokens=24, dim=32, device="cpu")
+    assert whole.fingerprint == torch_encoder.fingerprint
+    with pytest.raises(ConfigError, match="at most 32"):
+        open_torch_encoder(tiny_encoder_folder, role="item", max_tokens=24, dim=33, device="cpu")
+
+
 def test_exported_encoder_is_safe_for_several_threads(exported):
     encoder = open_encoder(exported, n_threads=1)
     titles = [f"{colour} {kind}" for colour in ("red", "blue", "green") for kind in ("mug", "hose", "steel pan")]

@@ -63,8 +63,8 @@ def test_log_q_makes_popular_items_score_higher_not_lower():
     assert logits.grad[0, 1] < logits.grad[0, 2]  # less push per appearance
 
 
-@pytest.mark.parametrize("sign", [0.0, -1.0], ids=["uncorrected", "wrong sign"])
-def test_only_the_right_correction_learns_the_true_probabilities(sign: float):
+@pytest.mark.parametrize("wrong", [0.0, -1.0, 2.0], ids=["uncorrected", "wrong sign", "twice"])
+def test_only_the_right_correction_learns_the_true_probabilities(wrong: float):
     """One query; 30 items that answer it with probabilities p; positives drawn by p, drawn negatives uniformly."""
     p = torch.linspace(1, 6, 30) / torch.linspace(1, 6, 30).sum()
     log_uniform = torch.full((128,), -math.log(30))
@@ -87,7 +87,7 @@ def test_only_the_right_correction_learns_the_true_probabilities(sign: float):
     def error(factor: float) -> float:
         return float((learned(factor) - p).abs().sum())
 
-    assert error(1.0) < 0.5 * error(sign)
+    assert error(1.0) < 0.5 * error(wrong)
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +123,34 @@ def test_temperature_divides_the_cosines(config: RetrieverConfig):
         want = in_batch_softmax(vectors[:2] @ vectors.T / temperature, answers=own(2, 3))
         got = InBatchSoftmaxLoss(model, temperature=temperature)([features, features], labels)
         assert got.item() == pytest.approx(want.item(), rel=1e-4)
+
+
+def test_the_cached_loss_has_the_plain_losss_gradients(config: RetrieverConfig):
+    model = load_towers(config, device="cpu").eval()
+    tokenize = TowerTokenizer(model, "item", 32)
+    features = [features_of(tokenize(["red pan", "mug"])), features_of(tokenize(["pan", "red acme steel pan", "mug"]))]
+    labels = {"query": torch.tensor([0, 1, 0]), "item": torch.tensor([0, 2, 1, 1]), "answers": own(3, 4)}
+
+    def gradients(chunk: int | None) -> list[torch.Tensor]:
+        model.zero_grad()
+        InBatchSoftmaxLoss(model, temperature=0.1, chunk=chunk)(features, labels).backward()
+        return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+    for got, want in zip(gradients(1), gradients(None), strict=True):
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
+
+
+def test_the_matryoshka_loss_is_the_mean_over_the_widths(config: RetrieverConfig):
+    model = load_towers(config, device="cpu").eval()
+    features = features_of(TowerTokenizer(model, "item", 32)(["red pan", "blue mug", "green hose"]))
+    labels = {"query": torch.arange(2), "item": torch.arange(3), "answers": own(2, 3), "log_q": torch.arange(3.0)}
+    vectors = torch.from_numpy(model.encode(["red pan", "blue mug", "green hose"]))
+
+    def loss_of(width: int) -> float:
+        kept = vectors[:, :width] / vectors[:, :width].norm(dim=1, keepdim=True)
+        logits = kept[:2] @ kept.T / 0.1
+        return in_batch_softmax(logits, answers=own(2, 3), log_q=torch.arange(3.0)).item()
+
+    got = InBatchSoftmaxLoss(model, temperature=0.1, dims=(4, 16))([features, features], labels)
+    assert got.item() == pytest.approx((loss_of(32) + loss_of(4) + loss_of(16)) / 3, rel=1e-4)
+    assert loss_of(4) != pytest.approx(loss_of(32), rel=0.01)

@@ -9,6 +9,7 @@ from corpus.errors import InputError
 from corpus.items import ItemTable
 from corpus.prepared import Prepared
 from retrieval.config import RetrieverConfig, RetrieverTrainConfig
+from retrieval.hard_negatives import HardNegatives
 from retrieval.pairs import PairCollator, PairSampler, TrainingPairs
 from retrieval.passages import passages
 from retrieval.towers import TowerTokenizer, load_towers
@@ -90,14 +91,15 @@ def make_collator(tiny_encoder_folder: Path, tiny_items: ItemTable):
     model = load_towers(config, device="cpu")
     texts = passages(tiny_items, config.item_fields)
 
-    def make(**changes: object) -> PairCollator:
-        train = RetrieverTrainConfig.model_validate({"n_uniform_negatives": 3, **changes})
+    def make(mined: HardNegatives | None = None, **changes: object) -> PairCollator:
+        train = RetrieverTrainConfig.model_validate({"n_uniform_negatives": 3, "typo_share": 0.0, **changes})
         return PairCollator(
             hand_made(),
             texts[:5],
             train,
             query_tokenizer=TowerTokenizer(model, "query", 32),
             item_tokenizer=TowerTokenizer(model, "item", 32),
+            mined=mined,
         )
 
     return make
@@ -166,3 +168,62 @@ def test_without_logq_nothing_is_subtracted(make_collator):
     labels = make_collator(logq=False)(batch_of(0, 3))["label"]
     assert set(labels) == {"query", "item", "answers"}
     assert labels["answers"].dtype == torch.bool
+
+
+def mined() -> HardNegatives:
+    """Query a may have 3, 4 and for its last two pairs 2; query b may have 1, which answers query a."""
+    return HardNegatives(
+        rows=np.array([[2, 3, 4], [1, -1, -1]], dtype=np.int32), first=np.array([1, 0, 0, 0], dtype=np.int32)
+    )
+
+
+def test_mined_negatives_come_last_and_from_the_pools_of_the_pairs(make_collator):
+    collator = make_collator(mined(), hard_negatives=2, n_uniform_negatives=1)
+    rows = rows_of(collator, collator(batch_of(0, 3)))
+    assert rows[:2] == [0, 2]
+    assert sorted(rows[3:5]) == [3, 4]
+    assert rows[5:] == [1]  # no more than the pool has
+
+
+@pytest.mark.parametrize("mask_answers", ["query", "item"])
+def test_a_mined_item_never_opposes_a_query_that_it_answers(make_collator, mask_answers: str):
+    collator = make_collator(mined(), hard_negatives=1, n_uniform_negatives=0, mask_answers=mask_answers)
+    batch = collator(batch_of(0, 3))
+    assert rows_of(collator, batch)[3] == 1  # mined for query b, a known answer of query a
+    assert batch["label"]["answers"][:, 3].tolist() == [True, False]
+
+
+def test_mined_items_carry_the_log_q_of_the_mining(make_collator):
+    collator = make_collator(mined(), hard_negatives=1, n_uniform_negatives=1, weighting="loss")
+    batch = collator(batch_of(0, 3))
+    # of 4 equal pairs the first draws 3 or 4, two draw 2, 3 or 4, the last draws 1
+    drawn = {2: 2 / 12, 3: 1 / 8 + 2 / 12, 4: 1 / 8 + 2 / 12, 1: 1 / 4}
+    rows = rows_of(collator, batch)
+    want = np.log([0.5, 0.25, 0.2, drawn[rows[3]], drawn[1]])
+    np.testing.assert_allclose(batch["label"]["log_q"].numpy(), want, rtol=1e-5)
+
+
+def queries_of(collator: PairCollator, batch: dict) -> list[tuple[int, ...]]:
+    """Return the token ids of the query at each place."""
+    rows = [tuple(int(token) for token in row if token != 0) for row in batch["query_input_ids"]]
+    return [rows[place] for place in batch["label"]["query"].tolist()]
+
+
+def test_a_share_of_the_queries_is_mistyped_and_keeps_its_answers(make_collator):
+    """Whatever is typed, a query's answers stay its own, and the batch's items are those without errors."""
+    chosen = batch_of(*[1, 3] * 200)
+    clean, mistyped = make_collator(), make_collator(typo_share=0.3)
+    want, got = clean(chosen), mistyped(chosen)
+    changed = [a != b for a, b in zip(queries_of(clean, want), queries_of(mistyped, got), strict=True)]
+    assert 0.2 < np.mean(changed) < 0.4
+    assert len(got["query_input_ids"]) > 2
+    assert torch.equal(got["label"]["answers"], want["label"]["answers"])
+    assert rows_of(mistyped, got) == rows_of(clean, want)
+
+
+def test_the_same_pairs_are_mistyped_alike(make_collator):
+    collator = make_collator(typo_share=0.5)
+    first, again = collator(batch_of(0, 1, 2, 3)), collator(batch_of(0, 1, 2, 3))
+    assert torch.equal(first["query_input_ids"], again["query_input_ids"])
+    others = [queries_of(collator, collator(batch_of(*order))) for order in ((1, 0, 2, 3), (2, 1, 0, 3), (0, 2, 1, 3))]
+    assert any(other != queries_of(collator, first) for other in others)

@@ -74,6 +74,56 @@ def test_passes_of_like_length_change_nothing_but_the_padding(
     torch.testing.assert_close(cut, whole, atol=1e-5, rtol=1e-4)
 
 
+def gradients(model: SentenceTransformer, features: dict[str, torch.Tensor], *, chunk: int) -> list[torch.Tensor]:
+    torch.manual_seed(3)
+    model.zero_grad()
+    target = torch.linspace(-1, 1, 4 * 32).reshape(4, 32)
+    (embed(model, features, "item", chunk=chunk) * target).sum().square().backward()
+    return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_chunks_that_are_run_again_give_the_same_gradients(
+    tiny_encoder_folder: Path, monkeypatch: pytest.MonkeyPatch, dropout: float
+):
+    model = load_towers(settings(tiny_encoder_folder), device="cpu").train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = dropout
+    features = features_of(TowerTokenizer(model, "item", 32)(TEXTS))
+    sizes: list[int] = []
+    model[0].register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0]["input_ids"])))
+    cached = gradients(model, features, chunk=3)
+    assert sizes == [3, 1, 1, 3]  # forwards, then again as the gradient comes back
+    monkeypatch.setattr(towers, "checkpoint", lambda run, *args, use_reentrant: run(*args))
+    plain = gradients(model, features, chunk=3)
+    assert len(sizes) == 6
+    assert max(float(gradient.abs().max()) for gradient in plain) > 0.1
+    for got, want in zip(cached, plain, strict=True):
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+
+
+def test_a_chunk_keeps_no_activations(tiny_encoder_folder: Path):
+    model = load_towers(settings(tiny_encoder_folder), device="cpu").train()
+    features = features_of(TowerTokenizer(model, "item", 32)(TEXTS))
+    weights = {parameter.data_ptr() for parameter in model.parameters()}
+
+    def held(chunk: int | None) -> int:
+        kept: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.data_ptr() not in weights:
+                kept[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            vectors = embed(model, features, "item", chunk=chunk)
+        assert vectors.requires_grad
+        return sum(kept.values())
+
+    assert held(2) < 0.05 * held(None)
+
+
 def test_encoding_leaves_the_model_in_training(tiny_encoder_folder: Path):
     model = load_towers(settings(tiny_encoder_folder), device="cpu").train()
     encode_texts(model, TEXTS, role="query", max_tokens=8)
@@ -91,6 +141,12 @@ def test_texts_are_cut_to_the_limit(tiny_encoder_folder: Path):
 def test_more_tokens_than_the_model_reads_are_refused(tiny_encoder_folder: Path):
     with pytest.raises(ConfigError, match="at most 128 tokens"):
         load_towers(settings(tiny_encoder_folder, max_item_tokens=129), device="cpu")
+
+
+def test_more_dimensions_than_the_model_gives_are_refused(tiny_encoder_folder: Path):
+    for changes in ({"dim": 33}, {"train": {"matryoshka_dims": [8, 33]}}):
+        with pytest.raises(ConfigError, match="32 dimensions, 33 are asked for"):
+            load_towers(settings(tiny_encoder_folder, **changes), device="cpu")
 
 
 def test_a_pooling_that_cannot_be_served_is_refused(tiny_bert_folder: Path, tmp_path: Path):

@@ -14,7 +14,8 @@ from corpus.items import ItemTable
 from corpus.prepared import Prepared
 from retrieval.config import RetrieverConfig
 from retrieval.model_info import MODEL_FILE, RetrieverModelInfo, load_retriever_info
-from retrieval.train import CHECKPOINTS, LOGS, SETTINGS_FILE, TUNED_FILE, train_retriever
+from retrieval.train import SETTINGS_FILE, TUNED_FILE, train_retriever
+from retrieval.tuning import CHECKPOINTS, LOGS
 
 ROOT = Path(__file__).parents[2]
 
@@ -177,15 +178,18 @@ def test_a_killed_training_goes_on_to_the_very_same_model(
     out = tmp_path / "killed"
     command = [sys.executable, "-c", SCRIPT, str(tiny_prepared.folder), hurried.model_dump_json(), str(out)]
     child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not list((out / CHECKPOINTS).glob("checkpoint-1?/trainer_state.json")) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 300
+    while (
+        not list((out / CHECKPOINTS / "round-0").glob("checkpoint-1?/trainer_state.json"))
+        and time.monotonic() < deadline
+    ):
         assert child.poll() is None, child.stderr.read().decode()
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
     child.communicate()
     assert not (out / MODEL_FILE).exists()
 
-    with caplog.at_level(logging.INFO, logger="retrieval.train"):
+    with caplog.at_level(logging.INFO, logger="retrieval.tuning"):
         resumed = train_retriever(tiny_prepared, config, out, cache=tmp_path / "cache")
     assert "going on from checkpoint-" in caplog.text
     assert resumed.n_steps == 36
@@ -194,6 +198,71 @@ def test_a_killed_training_goes_on_to_the_very_same_model(
     once = weights(tmp_path / "whole")
     for name, tensor in weights(out).items():
         np.testing.assert_allclose(tensor, once[name], atol=1e-5, err_msg=name)
+
+
+def mining(folder: Path, **train: object) -> RetrieverConfig:
+    options = {"epochs": 1, "hard_negatives": 2, "mining_depth": 10, "mining_margin": 1.0, "learning_rate": 1e-3}
+    return settings(folder, train=options | train, fusion={"dense_weight": 1.0})
+
+
+def test_a_mined_round_follows_and_the_better_model_is_kept(
+    tiny_prepared: Prepared, tiny_encoder_folder: Path, tmp_path: Path
+):
+    plain = settings(tiny_encoder_folder, train={"epochs": 1, "learning_rate": 1e-3}, fusion={"dense_weight": 1.0})
+    first = train_retriever(tiny_prepared, plain, tmp_path / "v1", cache=tmp_path / "cache")
+    config = mining(tiny_encoder_folder, mining_epochs=2)
+    mined = train_retriever(tiny_prepared, config, tmp_path / "v2", cache=tmp_path / "cache")
+    assert mined.n_steps == 3 * first.n_steps
+    assert mined.metrics["MRR@10"] > first.metrics["MRR@10"]
+    assert list((tmp_path / "v2" / LOGS / "round-1").iterdir())
+    assert not (tmp_path / "v2" / CHECKPOINTS).exists()
+
+
+def test_a_round_that_brings_nothing_is_the_last(tiny_prepared: Prepared, tiny_encoder_folder: Path, tmp_path: Path):
+    idle = mining(tiny_encoder_folder, learning_rate=1e-12, mining_rounds=3)
+    info = train_retriever(tiny_prepared, idle, tmp_path / "v1", cache=tmp_path / "cache")
+    assert info.n_steps == 2 * -(-info.n_pairs // 16)
+
+
+def test_steps_are_limited_over_all_rounds(tiny_prepared: Prepared, tiny_encoder_folder: Path, tmp_path: Path):
+    config = mining(tiny_encoder_folder, max_steps=13)
+    assert train_retriever(tiny_prepared, config, tmp_path / "v1", cache=tmp_path / "cache").n_steps == 13
+
+
+def test_a_mined_round_that_was_interrupted_goes_on_without_the_rounds_before(
+    tiny_prepared: Prepared, tiny_encoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = mining(tiny_encoder_folder)
+    whole = train_retriever(tiny_prepared, config, tmp_path / "whole", cache=tmp_path / "cache")
+    out = tmp_path / "stopped"
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise ArtefactError("stopped here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("retrieval.tuning.open_towers", fail)
+        with pytest.raises(ArtefactError, match="stopped here"):
+            train_retriever(tiny_prepared, config, out, cache=tmp_path / "cache")
+    assert list((out / CHECKPOINTS / "round-1").glob("mined-*.safetensors"))
+    monkeypatch.setattr("retrieval.tuning.load_towers", fail)  # the first round is not trained again
+    monkeypatch.setattr("retrieval.tuning.mine_hard_negatives", fail)  # nor is mined again
+    assert train_retriever(tiny_prepared, config, out, cache=tmp_path / "cache").metrics == whole.metrics
+    once = weights(tmp_path / "whole")
+    for name, tensor in weights(out).items():
+        np.testing.assert_array_equal(tensor, once[name], err_msg=name)
+
+
+def test_widths_are_trained_and_the_chosen_one_is_validated_as_it_will_be_served(
+    tiny_prepared: Prepared, tiny_encoder_folder: Path, tmp_path: Path
+):
+    for name, dims in (("plain", []), ("nested", [4])):
+        config = settings(tiny_encoder_folder, dim=4, train={"max_steps": 3, "matryoshka_dims": dims})
+        info = train_retriever(tiny_prepared, config, tmp_path / name, cache=tmp_path / "cache")
+        assert info.fusion.fitted is not None
+        assert info.fusion.fitted.dense_alone == pytest.approx(info.metrics["MRR@10"])  # all 60 items are the sample
+        assert info.dim == 32  # the model's: a build may cut it elsewhere
+    first, second = (weights(tmp_path / name)["embeddings.word_embeddings.weight"] for name in ("plain", "nested"))
+    assert np.abs(first - second).max() > 1e-4
 
 
 def interrupt_after_tuning(prepared: Prepared, config: RetrieverConfig, out: Path, monkeypatch) -> None:

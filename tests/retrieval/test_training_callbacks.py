@@ -71,3 +71,11 @@ def test_the_clock_asks_for_a_checkpoint_when_the_time_has_come(monkeypatch: pyt
     now[0] += 119
     clock.on_step_end(ARGS, state, control)
     assert not control.should_save
+
+
+def test_one_process_decides_for_all():
+    control = TrainerControl()
+    CheckpointClock(0.0, agree=lambda decide: not decide()).on_step_end(ARGS, TrainerState(), control)
+    assert not control.should_save
+    CheckpointClock(60.0, agree=lambda decide: not decide()).on_step_end(ARGS, TrainerState(), control)
+    assert control.should_save
