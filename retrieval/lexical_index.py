@@ -16,9 +16,10 @@ from corpus.items import ItemTable
 from corpus.progress import track
 from retrieval.arrays import FloatArray, IntArray, check_depth
 from retrieval.config import TEXT_FIELDS, LexicalConfig
+from retrieval.lexical_text import segment_item, segment_query
 
 SETTINGS_FILE = "lexical.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ANALYSER = "tandem"
 LOCKS = ".tantivy-*.lock"
 ROW = "row"
@@ -39,7 +40,8 @@ class LexicalIndex:
     """BM25 search over title, brand, category, description and attributes. Safe to call from several threads.
 
     A query is a plain disjunction of its words: no character of it is syntax. Words are cut at everything that is
-    neither letter nor digit, lowered, freed of accents and stemmed; items and queries alike.
+    neither letter nor digit, lowered, freed of accents and stemmed, and runs of Chinese, Japanese and Korean characters
+    into pairs (``retrieval.lexical_text``); items and queries alike.
     """
 
     def __init__(self, index: Any, settings: LexicalSettings) -> None:  # noqa: ANN401 - tantivy.Index
@@ -131,7 +133,7 @@ class LexicalIndex:
         """
         check_depth(k)
         k = min(k, len(self))
-        terms = Counter(self._analyser.analyze(query)).most_common(MAX_QUERY_TERMS)
+        terms = Counter(self._analyser.analyze(segment_query(query))).most_common(MAX_QUERY_TERMS)
         if not terms or not k or not self._boosts:
             return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
         try:
@@ -211,7 +213,7 @@ def _documents(items: ItemTable) -> Iterator[Any]:
         document.add_unsigned(ROW, row)
         for name, value in zip(TEXT_FIELDS, values, strict=True):
             if value:
-                document.add_text(name, _words(name, value))
+                document.add_text(name, segment_item(_words(name, value)))
         yield document
 
 

@@ -89,6 +89,34 @@ def test_endings_are_cut_off_in_the_language_of_the_store(language, query, rows,
     assert sorted(got.tolist()) == rows
 
 
+@pytest.mark.parametrize(
+    ("query", "rows"),
+    [
+        ("手机壳", [0, 1]),
+        ("手机", [0, 1]),
+        ("壳", [0]),  # one character of a longer run
+        ("iphone透明", [0, 2]),  # no space at the border of the scripts
+        ("iphone 15", [0, 2]),
+        ("ｹｰｽ", [3]),  # half-width kana
+        ("ケース", [3]),
+        ("무선 이어폰", [4]),
+        ("이어폰", [4]),
+        ("机手", []),  # both characters stand in titles, but never in this order
+    ],
+)
+def test_chinese_japanese_and_korean_are_found_by_parts_of_a_title(query, rows):
+    index = LexicalIndex.build(
+        table("iPhone 15 透明手机壳", "智能手机", "iPhone 15 case", "アイホンケース", "삼성 무선이어폰"), TITLE_ONLY
+    )
+    assert sorted(index.search(query, 5)[0].tolist()) == rows
+
+
+def test_the_longest_common_run_of_characters_ranks_first():
+    index = LexicalIndex.build(table("手机", "洗衣机", "手机壳", "壳牌机油"), TITLE_ONLY)
+    rows, _ = index.search("手机壳", 5)
+    assert rows.tolist() == [2, 0]
+
+
 def test_a_language_without_a_stemmer_is_refused():
     with pytest.raises(ConfigError, match="klingon"):
         LexicalIndex.build(table("lamp"), TITLE_ONLY.model_copy(update={"language": "klingon"}))
