@@ -58,6 +58,7 @@ class LexicalConfig(Section):
     category: float = Field(default=0.3, ge=0)  # boost of the category path
     description: float = Field(default=0.05, ge=0)  # boost of the description
     attributes: float = Field(default=0.2, ge=0)  # boost of the attribute values
+    identifier: float = Field(default=1.0, ge=0)  # boost of exact item ids, model numbers and barcodes
     language: str = "english"  # whose endings are cut off, as the Snowball stemmers are named; "none" cuts none
 
 

@@ -1,6 +1,8 @@
 """BM25 over the catalogue's text, by tantivy. The only module that imports tantivy."""
 
+import math
 import tempfile
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from corpus.items import ItemTable
 from corpus.progress import track
 from retrieval.arrays import FloatArray, IntArray, check_depth
 from retrieval.config import TEXT_FIELDS, LexicalConfig
+from retrieval.identifiers import Identifier, item_terms, query_identifiers
 from retrieval.lexical_text import segment_item, segment_query
 
 SETTINGS_FILE = "lexical.json"
@@ -23,6 +26,7 @@ FORMAT_VERSION = 2
 ANALYSER = "tandem"
 LOCKS = ".tantivy-*.lock"
 ROW = "row"
+IDENTIFIER = "identifier"
 MAX_WORD_CHARACTERS = 64  # what is longer is no word
 MAX_QUERY_TERMS = 64  # distinct ones; bounds the time of a pasted page
 WRITER_HEAP_BYTES = 256 * 1024 * 1024
@@ -37,7 +41,7 @@ class LexicalSettings(Section):
 
 
 class LexicalIndex:
-    """BM25 search over title, brand, category, description and attributes. Safe to call from several threads.
+    """BM25 search over the catalogue's texts, and exact search for identifiers. Safe to call from several threads.
 
     A query is a plain disjunction of its words: no character of it is syntax. Words are cut at everything that is
     neither letter nor digit, lowered, freed of accents and stemmed, and runs of Chinese, Japanese and Korean characters
@@ -120,24 +124,26 @@ class LexicalIndex:
         return int(self._searcher.num_docs)
 
     def search(self, query: str, k: int) -> tuple[IntArray, FloatArray]:
-        """Find the items that share words with a text.
+        """Find the items that share words or identifiers with a text.
 
         Args:
             query: Any text; one without a word of the catalogue finds nothing.
             k: Most items.
         Returns:
-            Rows int64 (n,) and BM25 scores float32 above 0, best first; equal scores in row order.
+            Rows int64 (n,) and scores float32 above 0 (BM25 plus identifiers), best first; equal ones in row order.
         Raises:
             InputError: If k is below 1.
             ArtefactError: If the index fails.
         """
         check_depth(k)
         k = min(k, len(self))
-        terms = Counter(self._analyser.analyze(segment_query(query))).most_common(MAX_QUERY_TERMS)
-        if not terms or not k or not self._boosts:
-            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+        query = unicodedata.normalize("NFKC", query)
         try:
-            hits = self._searcher.search(self._disjunction(terms), limit=k, count=False).hits
+            clauses = [*self._words(query), *self._identifiers(query)]
+            if not clauses or not k:
+                return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+            disjunction = tantivy.Query.boolean_query([(tantivy.Occur.Should, clause) for clause in clauses])
+            hits = self._searcher.search(disjunction, limit=k, count=False).hits
             rows = np.array(self._searcher.fast_field_values(ROW, [address for _, address in hits]), dtype=np.int64)
         except ValueError as exc:
             raise ArtefactError(f"the lexical index failed: {exc}; build the bundle again") from exc
@@ -145,19 +151,32 @@ class LexicalIndex:
         order = np.lexsort((rows, -scores))
         return rows[order], scores[order]
 
-    def _disjunction(self, terms: list[tuple[str, int]]) -> Any:  # noqa: ANN401 - tantivy.Query
-        """Return the sum over words and fields of boost x BM25; a word that is typed twice counts twice."""
-        clauses = [
-            (
-                tantivy.Occur.Should,
-                tantivy.Query.boost_query(
-                    tantivy.Query.term_query(self._schema, name, term, index_option="freq"), boost * count
-                ),
-            )
-            for term, count in terms
-            for name, boost in self._boosts.items()
-        ]
-        return tantivy.Query.boolean_query(clauses)
+    def _words(self, query: str) -> Iterator[Any]:
+        """Yield boost x BM25 for each word and field; a word that is typed twice counts twice."""
+        terms = Counter(self._analyser.analyze(segment_query(query))).most_common(MAX_QUERY_TERMS)
+        for term, count in terms:
+            for name, boost in self._boosts.items():
+                of_term = tantivy.Query.term_query(self._schema, name, term, index_option="freq")
+                yield tantivy.Query.boost_query(of_term, boost * count)
+
+    def _identifiers(self, query: str) -> Iterator[Any]:
+        """Yield boost x idf x words for each identifier: how often or beside what it stands in an item says nothing."""
+        boost = self.settings.config.identifier
+        for identifier, n in self._known_identifiers(query) if boost > 0 else ():
+            idf = math.log1p((len(self) - n + 0.5) / (n + 0.5))  # as BM25 has it
+            of_term = tantivy.Query.term_query(self._schema, IDENTIFIER, identifier.term, index_option="basic")
+            # it stands for so many words, of which another item may have all but one
+            yield tantivy.Query.const_score_query(of_term, boost * idf * identifier.n_words)
+
+    def _known_identifiers(self, query: str) -> list[tuple[Identifier, int]]:
+        """Return the identifiers of a query that items have, and how many: the longest first, without overlap."""
+        known: list[tuple[Identifier, int]] = []
+        for identifier in query_identifiers(query)[:MAX_QUERY_TERMS]:
+            free = all(identifier.end <= other.start or other.end <= identifier.start for other, _ in known)
+            n = self._searcher.doc_freq(IDENTIFIER, identifier.term) if free else 0
+            if n:
+                known.append((identifier, n))
+        return known
 
 
 def _tidy(folder: Path) -> None:
@@ -201,6 +220,7 @@ def _schema() -> Any:  # noqa: ANN401 - tantivy.Schema
     builder = tantivy.SchemaBuilder()
     for name in TEXT_FIELDS:
         builder.add_text_field(name, tokenizer_name=ANALYSER, index_option="freq")
+    builder.add_text_field(IDENTIFIER, tokenizer_name="whitespace", index_option="basic")
     # a column beside the index: reading it costs nothing measurable, a stored document would be decompressed
     builder.add_unsigned_field(ROW, fast=True)
     return builder.build()
@@ -208,12 +228,15 @@ def _schema() -> Any:  # noqa: ANN401 - tantivy.Schema
 
 def _documents(items: ItemTable) -> Iterator[Any]:
     columns = [items.column(name) for name in TEXT_FIELDS]
-    for row, values in enumerate(zip(*columns, strict=True)):
+    for row, (item_id, *values) in enumerate(zip(items.ids, *columns, strict=True)):
+        fields = dict(zip(TEXT_FIELDS, values, strict=True))
         document = tantivy.Document()
         document.add_unsigned(ROW, row)
-        for name, value in zip(TEXT_FIELDS, values, strict=True):
+        for name, value in fields.items():
             if value:
                 document.add_text(name, segment_item(_words(name, value)))
+        attributes = (text for pair in fields["attributes"] or () for text in pair["values"] or ())
+        document.add_text(IDENTIFIER, " ".join(item_terms(item_id, (fields["title"], *attributes))))
         yield document
 
 

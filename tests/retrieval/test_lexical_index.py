@@ -11,7 +11,7 @@ from corpus.items import Item, ItemTable
 from retrieval.config import LexicalConfig
 from retrieval.lexical_index import SETTINGS_FILE, LexicalIndex
 
-TITLE_ONLY = LexicalConfig(title=1, brand=0, category=0, description=0, attributes=0)
+TITLE_ONLY = LexicalConfig(title=1, brand=0, category=0, description=0, attributes=0, identifier=0)
 
 
 def table(*titles, **fields):
@@ -115,6 +115,57 @@ def test_the_longest_common_run_of_characters_ranks_first():
     index = LexicalIndex.build(table("手机", "洗衣机", "手机壳", "壳牌机油"), TITLE_ONLY)
     rows, _ = index.search("手机壳", 5)
     assert rows.tolist() == [2, 0]
+
+
+HEADPHONES = table(
+    "Sony wireless headphones black",
+    "Sony WH-1000XM4 wireless headphones",
+    "Sony WH-1000XM5 wireless headphones with a case",
+    "Sony WH 1000 XM3",
+    attributes=[{"EAN": ("4548736112100",)}, {"UPC": ("0 27242 91925 3",)}, {}, {}],
+)
+
+
+@pytest.mark.parametrize(
+    ("query", "row"),
+    [
+        ("WH-1000XM4", 1),
+        ("wh1000xm4", 1),
+        ("wh 1000 xm4", 1),
+        ("wh-1000 xm4 headphones", 1),
+        ("sony wireless headphones wh1000xm5", 2),
+        ("WH-1000XM3", 3),
+        ("wh1000xm3", 3),
+        ("4548736112100", 0),
+        ("027242919253", 1),
+        ("27242919253", 1),
+        ("0027242919253", 1),  # as an EAN
+        ("i2", 2),
+        ("I-2", 2),
+    ],
+)
+def test_identifiers_are_found_first_however_they_are_written(query, row):
+    config = LexicalConfig(title=1, brand=0, category=0, description=0, attributes=0)
+    assert LexicalIndex.build(HEADPHONES, config).search(query, 5)[0].tolist()[0] == row
+
+
+def test_an_identifier_scores_its_boost_times_idf_and_words_whatever_stands_beside_it():
+    items = table("A100", "A100 B200 C300", "lamp", attributes=[{}, {"code": ("A100",)}, {}])
+    only = LexicalConfig(title=0, brand=0, category=0, description=0, attributes=0, identifier=3)
+    rows, scores = LexicalIndex.build(items, only).search("a-100", 5)
+    assert rows.tolist() == [0, 1]
+    np.testing.assert_allclose(scores, 3 * 2 * math.log(1 + (3 - 2 + 0.5) / (2 + 0.5)), rtol=1e-6)
+
+
+def test_identifiers_without_boost_are_not_searched():
+    assert len(LexicalIndex.build(HEADPHONES, TITLE_ONLY).search("wh1000xm4", 5)[0]) == 0
+
+
+def test_a_short_number_finds_an_item_id_only_when_it_stands_alone():
+    items = ItemTable.from_items([Item(item_id="360", title="lamp"), Item(item_id="7", title="xbox 360 console")])
+    index = LexicalIndex.build(items, LexicalConfig())
+    assert index.search("360", 5)[0].tolist() == [0, 1]
+    assert index.search("xbox 360", 5)[0].tolist() == [1]
 
 
 def test_a_language_without_a_stemmer_is_refused():
