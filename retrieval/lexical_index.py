@@ -4,7 +4,8 @@ import math
 import tempfile
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from corpus.progress import track
 from retrieval.arrays import FloatArray, IntArray, check_depth
 from retrieval.config import TEXT_FIELDS, LexicalConfig
 from retrieval.identifiers import Identifier, item_terms, query_identifiers
-from retrieval.lexical_text import segment_item, segment_query
+from retrieval.lexical_text import segment_item, segment_query, without_runs
+from retrieval.spelling import Speller, Word
 
 SETTINGS_FILE = "lexical.json"
 FORMAT_VERSION = 2
@@ -27,6 +29,8 @@ ANALYSER = "tandem"
 LOCKS = ".tantivy-*.lock"
 ROW = "row"
 IDENTIFIER = "identifier"
+SPELLING = "spelling"  # words as they are spelt, in no field of their own
+SPELLING_ANALYSER = "tandem-spelling"
 MAX_WORD_CHARACTERS = 64  # what is longer is no word
 MAX_QUERY_TERMS = 64  # distinct ones; bounds the time of a pasted page
 WRITER_HEAP_BYTES = 256 * 1024 * 1024
@@ -57,6 +61,11 @@ class LexicalIndex:
         self._searcher = index.searcher()
         boosts = {name: float(getattr(settings.config, name)) for name in TEXT_FIELDS}
         self._boosts = {name: boost for name, boost in boosts.items() if boost > 0}
+        self._spelling_analyser = _analyser("none")
+        index.register_tokenizer(SPELLING_ANALYSER, self._spelling_analyser)
+        counts = dict(self._searcher.terms_with_prefix(SPELLING, ""))
+        self._stems = frozenset(self._analyser.analyze(" ".join(counts)))
+        self._speller = Speller(counts, self._has_stem, self._n_together)
 
     @classmethod
     def build(
@@ -82,9 +91,10 @@ class LexicalIndex:
                 folder.mkdir(parents=True, exist_ok=True)
             index = tantivy.Index(_schema(), path=None if folder is None else str(folder), reuse=False)
             index.register_tokenizer(ANALYSER, analyser)
+            index.register_tokenizer(SPELLING_ANALYSER, _analyser("none"))
             # one thread and one segment: documents keep the order of rows, and a rebuild gives the same index
             writer = index.writer(heap_size=WRITER_HEAP_BYTES, num_threads=1)
-            for document in track(_documents(items), description="indexing words", total=len(items)):
+            for document in track(_documents(items, config), description="indexing words", total=len(items)):
                 writer.add_document(document)
             writer.commit()
             writer.wait_merging_threads()
@@ -123,12 +133,13 @@ class LexicalIndex:
     def __len__(self) -> int:
         return int(self._searcher.num_docs)
 
-    def search(self, query: str, k: int) -> tuple[IntArray, FloatArray]:
+    def search(self, query: str, k: int, *, spelling: bool = True) -> tuple[IntArray, FloatArray]:
         """Find the items that share words or identifiers with a text.
 
         Args:
             query: Any text; one without a word of the catalogue finds nothing.
             k: Most items.
+            spelling: Search for ``correct(query)``, where that differs; False searches for what was typed.
         Returns:
             Rows int64 (n,) and scores float32 above 0 (BM25 plus identifiers), best first; equal ones in row order.
         Raises:
@@ -139,6 +150,7 @@ class LexicalIndex:
         k = min(k, len(self))
         query = unicodedata.normalize("NFKC", query)
         try:
+            query = (self._corrected(query) if spelling else None) or query
             clauses = [*self._words(query), *self._identifiers(query)]
             if not clauses or not k:
                 return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
@@ -150,6 +162,49 @@ class LexicalIndex:
         scores = np.array([score for score, _ in hits], dtype=np.float32)
         order = np.lexsort((rows, -scores))
         return rows[order], scores[order]
+
+    def correct(self, query: str) -> str | None:
+        """Mend the words of a query that the catalogue lacks; see ``retrieval.spelling``.
+
+        Identifiers that items have stay as they are.
+
+        Args:
+            query: Any text.
+        Returns:
+            The query in Unicode NFKC with the mended words in lower case and without accents; None if there is
+            nothing to mend, or nothing is known that would mend it.
+        Raises:
+            ArtefactError: If the index fails.
+        """
+        try:
+            return self._corrected(unicodedata.normalize("NFKC", query))
+        except ValueError as exc:
+            raise ArtefactError(f"the lexical index failed: {exc}; build the bundle again") from exc
+
+    def _corrected(self, query: str) -> str | None:
+        tokens = self._spelling_analyser.pre_tokenize(without_runs(query)).tokens
+        words = [Word(text=token.text, start=token.char_offset_from, end=token.char_offset_to) for token in tokens]
+        if self._speller.is_clean(words):
+            return None
+        identifiers = [identifier for identifier, _ in self._known_identifiers(query)]
+        words = [
+            replace(word, fixed=any(known.start <= word.start and word.end <= known.end for known in identifiers))
+            for word in words
+        ]
+        corrected, end = "", 0
+        for change in self._speller.changes(query, words):
+            corrected += query[end : change.start] + change.text
+            end = change.end
+        return corrected + query[end:] if corrected else None
+
+    def _has_stem(self, word: str) -> bool:
+        return not self._stems.isdisjoint(self._analyser.analyze(word))
+
+    def _n_together(self, words: Sequence[str]) -> int:
+        """Return how many items hold all the words."""
+        of_words = [tantivy.Query.term_query(self._schema, SPELLING, word, index_option="basic") for word in words]
+        both = tantivy.Query.boolean_query([(tantivy.Occur.Must, of_word) for of_word in of_words])
+        return int(self._searcher.search(both, limit=1, count=True).count)
 
     def _words(self, query: str) -> Iterator[Any]:
         """Yield boost x BM25 for each word and field; a word that is typed twice counts twice."""
@@ -220,13 +275,14 @@ def _schema() -> Any:  # noqa: ANN401 - tantivy.Schema
     builder = tantivy.SchemaBuilder()
     for name in TEXT_FIELDS:
         builder.add_text_field(name, tokenizer_name=ANALYSER, index_option="freq")
+    builder.add_text_field(SPELLING, tokenizer_name=SPELLING_ANALYSER, index_option="basic")
     builder.add_text_field(IDENTIFIER, tokenizer_name="whitespace", index_option="basic")
     # a column beside the index: reading it costs nothing measurable, a stored document would be decompressed
     builder.add_unsigned_field(ROW, fast=True)
     return builder.build()
 
 
-def _documents(items: ItemTable) -> Iterator[Any]:
+def _documents(items: ItemTable, config: LexicalConfig) -> Iterator[Any]:
     columns = [items.column(name) for name in TEXT_FIELDS]
     for row, (item_id, *values) in enumerate(zip(items.ids, *columns, strict=True)):
         fields = dict(zip(TEXT_FIELDS, values, strict=True))
@@ -234,7 +290,10 @@ def _documents(items: ItemTable) -> Iterator[Any]:
         document.add_unsigned(ROW, row)
         for name, value in fields.items():
             if value:
-                document.add_text(name, segment_item(_words(name, value)))
+                text = _words(name, value)
+                document.add_text(name, segment_item(text))
+                if getattr(config, name) > 0:  # a word that finds nothing mends nothing
+                    document.add_text(SPELLING, without_runs(text))
         attributes = (text for pair in fields["attributes"] or () for text in pair["values"] or ())
         document.add_text(IDENTIFIER, " ".join(item_terms(item_id, (fields["title"], *attributes))))
         yield document

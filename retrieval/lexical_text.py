@@ -29,6 +29,17 @@ def segment_query(text: str) -> str:
     return _segment(text, _pairs)
 
 
+def without_runs(text: str) -> str:
+    """Return text with blanks in place of its Chinese, Japanese and Korean runs: they have no spelling to mend.
+
+    Args:
+        text: Any; one in Unicode NFKC keeps the place of every character.
+    """
+    if text.isascii():
+        return text
+    return _CJK_RUN.sub(lambda match: " " * len(match[0]), unicodedata.normalize("NFKC", text))
+
+
 def _segment(text: str, cut: Callable[[str], list[str]]) -> str:
     if text.isascii():
         return text

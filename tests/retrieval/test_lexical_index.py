@@ -168,6 +168,63 @@ def test_a_short_number_finds_an_item_id_only_when_it_stands_alone():
     assert index.search("xbox 360", 5)[0].tolist() == [1]
 
 
+@pytest.fixture(scope="module")
+def games(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("games")
+    items = table(
+        "The Elder Scrolls V: Skyrim",
+        "PlayStation 3 console",
+        "Xbox wireless controller",
+        "Pokémon Sapphire",
+        "Sony WH-1000XM4",
+        "手机壳 iPhone",
+        description=["dragons", None, None, None, None, None],
+        category=[("Games",), ("Consoles",), ("Accessories",), ("Games",), ("Audio",), ()],
+    )
+    config = LexicalConfig(title=1, brand=0, category=1, description=0, attributes=0)
+    LexicalIndex.build(items, config, folder)
+    return LexicalIndex.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("query", "corrected", "row"),
+    [
+        ("Skyrm", "skyrim", 0),
+        ("elder scrols, skyrim!", "elder scrolls, skyrim!", 0),
+        ("playstation3", "playstation 3", 1),
+        ("x box wirless", "xbox wireless", 2),
+        ("pokemom", "pokemon", 3),  # without the accent, as the index has it
+        ("手机壳 ipone", "手机壳 iphone", 5),
+        ("acessories", "accessories", 2),  # from the category
+        ("sony wh1000xm4 skyrm", "sony wh1000xm4 skyrim", None),  # the identifier is known as such
+    ],
+)
+def test_unknown_words_are_mended_and_searched(games, query, corrected, row):
+    assert games.correct(query) == corrected
+    rows, scores = games.search(query, 5)
+    for got, want in zip((rows, scores), games.search(corrected, 5, spelling=False), strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert row is None or rows[0] == row
+
+
+@pytest.mark.parametrize(
+    "query", ["skyrim", "controllers", "Pokémon", "wh1000xm4", "i3", "手机", "壳机 zzzz", "dragns", "", "!?", "12345"]
+)
+def test_nothing_to_mend(games, query):
+    # among them: another ending, an identifier, and a word of a field that is not searched
+    assert games.correct(query) is None
+
+
+def test_spelling_can_be_left_as_typed(games):
+    assert games.search("skyrm", 5)[0].tolist() == [0]
+    assert games.search("skyrm", 5, spelling=False)[0].tolist() == []
+
+
+def test_known_words_cost_nothing_in_score(games):
+    got, want = games.search("skyrim elder", 5), games.search("skyrim elder", 5, spelling=False)
+    np.testing.assert_array_equal(got[1], want[1])
+
+
 def test_a_language_without_a_stemmer_is_refused():
     with pytest.raises(ConfigError, match="klingon"):
         LexicalIndex.build(table("lamp"), TITLE_ONLY.model_copy(update={"language": "klingon"}))
@@ -189,6 +246,7 @@ def test_any_text_is_safe(index, query):
     assert len(set(rows.tolist())) == len(rows)
     assert (np.diff(scores) <= 0).all()
     assert (scores > 0).all()
+    assert index.correct(query) != query
 
 
 @pytest.mark.parametrize("query", ["", "   ", "!?", "zzzzzz", "x" * 100])

@@ -1,6 +1,6 @@
 import pytest
 
-from retrieval.lexical_text import segment_item, segment_query
+from retrieval.lexical_text import segment_item, segment_query, without_runs
 
 
 def test_ascii_text_stays():
@@ -34,3 +34,9 @@ def test_query_runs_become_pairs(text, terms):
 def test_items_keep_the_single_characters_too():
     assert segment_item("新手机").split() == ["新手", "手机", "新", "手", "机"]
     assert segment_item("茶 tea").split() == ["茶", "tea"]
+
+
+def test_without_runs_keeps_every_character_in_its_place():
+    assert without_runs("新iphone 手机壳 x") == " iphone     x"
+    assert without_runs("plain") == "plain"
+    assert without_runs("cafe\u0301 ｹｰｽ") == "café    "
