@@ -65,8 +65,8 @@ class LexicalConfig(Section):
 class FusionConfig(Section):
     """``[retriever.fusion]``: how both channels' scores become one."""
 
-    dense_weight: float | None = Field(default=None, ge=0, le=1)  # None: fitted on validation queries
-    depth: int = Field(default=100, ge=1)  # candidates per channel while fitting
+    dense_weight: float | None = Field(default=None, ge=0, le=1)  # None: fitted on validation queries; 1: no BM25
+    depth: int = Field(default=100, ge=1)  # candidates per channel, and for recall, while fitting
     valid_examples: int = Field(default=500, ge=1)  # most validation queries for fitting
 
 

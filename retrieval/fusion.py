@@ -5,7 +5,8 @@
 ``dense`` is the cosine, exact for every candidate, also for those that only the lexical channel returned. The
 lexical score of a candidate that only the dense channel returned counts as 0: it is below all those of the full
 lexical list. A convex combination of this kind, its one weight fitted on a few labelled queries, beats
-reciprocal-rank fusion in and out of domain.
+reciprocal-rank fusion in and out of domain. Whatever the weight, as long as both channels take part, the best lexical
+hits keep a few places: the dense channel alone can miss what was typed exactly.
 Source: Bruch, Gai & Ingber 2023, An Analysis of Fusion Functions for Hybrid Retrieval, sections 4 and 5.
 """
 
@@ -22,8 +23,10 @@ from corpus.prepared import Example
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.candidates import Candidates
 
-GRID = tuple(step / 20 for step in range(21))  # 0, 0.05, ... 1
+# 0, 0.05, ... 0.95 and a weight that all but ignores BM25; 1 is no choice, since it would search without words
+GRID = (*(step / 20 for step in range(20)), 0.99)
 CUTOFF = 10
+LEXICAL_EVERY = 10  # of the first 10 candidates one at least is the best lexical hit, of the first 20 two, and so on
 RECIPROCAL_RANK_K = 60  # Cormack, Clarke & Büttcher 2009, section 2
 
 
@@ -46,8 +49,19 @@ class PoolSource(Protocol):
         ...
 
 
+class FusionRecall(Section):
+    """How much of what is relevant stands among the candidates: what a second stage can still put first."""
+
+    depth: int  # so many candidates
+    chosen: float  # at the chosen weight
+    curve: dict[str, float]  # by weight, "0.00" to "1.00"
+    dense_alone: float
+    lexical_alone: float
+    reciprocal_rank: float
+
+
 class FusionReport(Section):
-    """Outcome of fitting the fusion weight on validation examples; all figures are MRR@10."""
+    """Outcome of fitting the fusion weight on validation examples; figures are MRR@10 where they say nothing else."""
 
     dense_weight: float  # chosen
     mrr: float  # at the chosen weight
@@ -55,6 +69,7 @@ class FusionReport(Section):
     dense_alone: float
     lexical_alone: float
     reciprocal_rank: float  # reciprocal-rank fusion, k = 60
+    recall: FusionRecall | None = None  # None: a model from before recall was fitted
     n_examples: int
 
 
@@ -96,7 +111,8 @@ def fuse(pool: Pool, dense_weight: float, k: int) -> Candidates:
             other channel found.
         k: Most candidates.
     Returns:
-        Candidates, best first; equal scores by dense score, then in row order.
+        Candidates, best first; equal scores by dense score, then in row order. Between 0 and 1, the m-th lexical hit
+        comes at place ``LEXICAL_EVERY`` x m at the latest, with the score of what follows it.
     Raises:
         ConfigError: If the weight is not within [0, 1].
     """
@@ -108,6 +124,10 @@ def fuse(pool: Pool, dense_weight: float, k: int) -> Candidates:
         order = order[pool.dense_rank[order] > 0]
     elif dense_weight == 0:
         order = order[pool.lexical_rank[order] > 0]
+    else:
+        order = _with_lexical_places(pool, order, k)
+    # what was moved up counts as much as what it was put before
+    scores[order] = np.maximum.accumulate(scores[order][::-1])[::-1]
     return _pick(pool, order[:k], scores)
 
 
@@ -123,14 +143,15 @@ def fuse_reciprocal_rank(pool: Pool, k: int) -> Candidates:
 
 
 def fit_fusion(source: PoolSource, examples: Sequence[Example], *, depth: int = 100) -> FusionReport:
-    """Choose the dense weight by MRR@10 on validation examples.
+    """Choose the dense weight by the mean of MRR@10 and recall on validation examples.
 
+    The order matters where no second stage follows; what is not among the candidates, no second stage can order.
     Candidates are found once per distinct query, and only reweighted.
 
     Args:
         source: A retriever; its own weight plays no part.
         examples: Validation examples; those without a label of weight above 0 are left out.
-        depth: Candidates per channel.
+        depth: Candidates per channel, and those among which recall is counted.
     Returns:
         The best weight of ``GRID`` (of equals the largest: the dense channel knows synonyms that a small
         validation set may not show), and what the alternatives score.
@@ -143,20 +164,32 @@ def fit_fusion(source: PoolSource, examples: Sequence[Example], *, depth: int = 
         raise InputError("expected validation examples with a positive label to fit the fusion weight, got none")
     queries = list(dict.fromkeys(query for query, _ in judged))
     pools = dict(zip(queries, source.pools(queries, depth), strict=True))
+    wanted = max(depth, CUTOFF)
 
-    def mrr(rank: Callable[[Pool], Candidates]) -> float:
+    def measure(rank: Callable[[Pool], Candidates]) -> tuple[float, float]:
         best = {query: rank(pool).rows for query, pool in pools.items()}
-        return float(np.mean([_reciprocal_rank(best[query], relevant) for query, relevant in judged]))
+        mrr = np.mean([_reciprocal_rank(best[query][:CUTOFF], relevant) for query, relevant in judged])
+        recall = np.mean([_recall(best[query][:depth], relevant) for query, relevant in judged])
+        return float(mrr), float(recall)
 
-    curve = {weight: mrr(lambda pool, w=weight: fuse(pool, w, CUTOFF)) for weight in GRID}  # type: ignore[misc]
-    chosen = max(GRID, key=lambda weight: (curve[weight], weight))
+    curve = {w: measure(lambda pool, w=w: fuse(pool, w, wanted)) for w in (*GRID, 1.0)}  # type: ignore[misc]
+    chosen = max(GRID, key=lambda weight: (sum(curve[weight]), weight))
+    by_ranks = measure(lambda pool: fuse_reciprocal_rank(pool, wanted))
     return FusionReport(
         dense_weight=chosen,
-        mrr=curve[chosen],
-        curve={f"{weight:.2f}": value for weight, value in curve.items()},
-        dense_alone=curve[1.0],
-        lexical_alone=curve[0.0],
-        reciprocal_rank=mrr(lambda pool: fuse_reciprocal_rank(pool, CUTOFF)),
+        mrr=curve[chosen][0],
+        curve={f"{weight:.2f}": mrr for weight, (mrr, _) in curve.items()},
+        dense_alone=curve[1.0][0],
+        lexical_alone=curve[0.0][0],
+        reciprocal_rank=by_ranks[0],
+        recall=FusionRecall(
+            depth=depth,
+            chosen=curve[chosen][1],
+            curve={f"{weight:.2f}": recall for weight, (_, recall) in curve.items()},
+            dense_alone=curve[1.0][1],
+            lexical_alone=curve[0.0][1],
+            reciprocal_rank=by_ranks[1],
+        ),
         n_examples=len(judged),
     )
 
@@ -178,6 +211,19 @@ def _relative(lexical: FloatArray) -> npt.NDArray[np.float32]:
     return known / best if best > 0 else known
 
 
+def _with_lexical_places(pool: Pool, order: IntArray, k: int) -> IntArray:
+    """Move the best lexical hits up to the places that are theirs, where they do not stand higher already."""
+    places = order.tolist()
+    n = min(k // LEXICAL_EVERY, int(pool.lexical_rank.max(initial=0)))
+    by_rank = np.argsort(np.where(pool.lexical_rank > 0, pool.lexical_rank, len(places) + 1), kind="stable")
+    for number, hit in enumerate(by_rank[:n].tolist(), start=1):
+        last = number * LEXICAL_EVERY - 1
+        if hit not in places[: last + 1]:
+            places.remove(hit)
+            places.insert(last, hit)
+    return np.array(places, dtype=np.int64)
+
+
 def _pick(pool: Pool, order: IntArray, scores: FloatArray) -> Candidates:
     return Candidates(rows=pool.rows[order], scores=scores[order], dense=pool.dense[order], lexical=pool.lexical[order])
 
@@ -185,3 +231,7 @@ def _pick(pool: Pool, order: IntArray, scores: FloatArray) -> Candidates:
 def _reciprocal_rank(rows: IntArray, relevant: Collection[int]) -> float:
     hits = np.flatnonzero(np.isin(rows, list(relevant)))
     return 1 / (1 + int(hits[0])) if len(hits) else 0.0
+
+
+def _recall(rows: IntArray, relevant: Collection[int]) -> float:
+    return int(np.isin(rows, list(relevant)).sum()) / len(relevant)

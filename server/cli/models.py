@@ -95,8 +95,13 @@ def _fusion(info: "RetrieverModelInfo") -> str:
     fitted = info.fusion.fitted
     if fitted is None:
         return ""
-    return (
-        f"\nfusion on {fitted.n_examples} validation searches: dense weight {fitted.dense_weight:.2f} gives MRR@10 "
-        f"{fitted.mrr:.3f}; dense alone {fitted.dense_alone:.3f}, BM25 alone {fitted.lexical_alone:.3f}, "
-        f"reciprocal-rank fusion {fitted.reciprocal_rank:.3f}"
-    )
+    recall = fitted.recall
+    rows = [
+        (f"dense weight {fitted.dense_weight:.2f}", fitted.mrr, recall and recall.chosen),
+        ("dense alone", fitted.dense_alone, recall and recall.dense_alone),
+        ("BM25 alone", fitted.lexical_alone, recall and recall.lexical_alone),
+        ("reciprocal-rank fusion", fitted.reciprocal_rank, recall and recall.reciprocal_rank),
+    ]
+    figures = (f"{name} {mrr:.3f}" + ("" if share is None else f" / {share:.3f}") for name, mrr, share in rows)
+    measures = "MRR@10" if recall is None else f"MRR@10 / recall@{recall.depth}"
+    return f"\nfusion on {fitted.n_examples} validation searches, {measures}: {', '.join(figures)}"
