@@ -76,6 +76,7 @@ class LexicalConfig(Section):
     category: float = Field(default=0.3, ge=0)  # boost of the category path
     description: float = Field(default=0.05, ge=0)  # boost of the description
     attributes: float = Field(default=0.2, ge=0)  # boost of the attribute values
+    identifier: float = Field(default=1.0, ge=0)  # boost of exact item ids, model numbers and barcodes
     language: str = "english"  # whose endings are cut off, as the Snowball stemmers are named; "none" cuts none
 
 
@@ -96,9 +97,9 @@ class BehaviourConfig(Section):
 class FusionConfig(Section):
     """``[retriever.fusion]``: how the channels' scores become one."""
 
-    dense_weight: float | None = Field(default=None, ge=0, le=1)  # None: fitted on validation queries
-    behaviour_weight: float | None = Field(default=None, ge=0, lt=1)  # None: fitted on validation queries
-    depth: int = Field(default=100, ge=1)  # candidates per channel while fitting
+    dense_weight: float | None = Field(default=None, ge=0, le=1)  # None: fitted on validation queries; 1: no BM25
+    behaviour_weight: float | None = Field(default=None, ge=0, lt=1)  # None: fitted likewise; 0: no query log
+    depth: int = Field(default=100, ge=1)  # candidates per channel, and for recall, while fitting
     valid_examples: int = Field(default=500, ge=1)  # most validation queries for fitting
 
 

@@ -7,7 +7,8 @@
 lexical score of a candidate that only the dense channel returned counts as 0: it is below all those of the full
 lexical list. A convex combination of this kind, its weight fitted on a few labelled queries, beats reciprocal-rank
 fusion in and out of domain. ``behaviour`` is a share of searches (``retrieval.query_log``) and is not stretched to 1:
-an item that most shoppers chose counts for more than the first of many that few chose each.
+an item that most shoppers chose counts for more than the first of many that few chose each. Whatever the weights, as
+long as words take part, the best lexical hits keep a few places: the others can miss what was typed exactly.
 Source: Bruch, Gai & Ingber 2023, An Analysis of Fusion Functions for Hybrid Retrieval, sections 4 and 5.
 """
 
@@ -25,9 +26,11 @@ from corpus.prepared import Example
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.candidates import Candidates
 
-DENSE_GRID = tuple(step / 20 for step in range(21))  # 0, 0.05, ... 1
-BEHAVIOUR_GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+# 0, 0.1, ... 0.9 and a weight that all but ignores BM25; 1 is no choice, since it would search without words
+DENSE_GRID = (*(step / 10 for step in range(10)), 0.99)
+BEHAVIOUR_GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 CUTOFF = 10
+LEXICAL_EVERY = 10  # of the first 10 candidates one at least is the best lexical hit, of the first 20 two, and so on
 RECIPROCAL_RANK_K = 60  # Cormack, Clarke & Büttcher 2009, section 2
 
 
@@ -58,16 +61,29 @@ class PoolSource(Protocol):
         ...
 
 
+class Figures(Section):
+    """How good one way of ordering the channels' candidates is."""
+
+    mrr: float  # MRR@10: the order matters where no second stage follows
+    recall: float  # among the first ``depth``: what a second stage can still put first
+
+    @property
+    def mean(self) -> float:
+        """What the weights are chosen by."""
+        return (self.mrr + self.recall) / 2
+
+
 class FusionReport(Section):
-    """Outcome of fitting the fusion weights on validation examples; all figures are MRR@10."""
+    """Outcome of fitting the fusion weights on validation examples."""
 
     weights: FusionWeights  # chosen
-    mrr: float  # at the chosen weights
-    dense_alone: float
-    lexical_alone: float
-    text: float  # the best of dense and lexical together
-    behaviour_alone: float  # 0 without a log
-    reciprocal_rank: float  # reciprocal-rank fusion, k = 60
+    depth: int  # candidates that recall is counted among
+    chosen: Figures  # at the chosen weights
+    dense_alone: Figures
+    lexical_alone: Figures
+    text: Figures  # the best of dense and lexical together
+    behaviour_alone: Figures  # 0 without a log
+    reciprocal_rank: Figures  # reciprocal-rank fusion of dense and lexical, k = 60
     n_examples: int
 
 
@@ -119,11 +135,18 @@ def fuse(pool: Pool, weights: FusionWeights, k: int) -> Candidates:
         weights: A channel that weighs nothing adds no candidates of its own either.
         k: Most candidates.
     Returns:
-        Candidates, best first; equal scores by dense score, then in row order.
+        Candidates, best first; equal scores by dense score, then in row order. Where words and something else weigh
+        anything, the m-th lexical hit comes at place ``LEXICAL_EVERY`` x m at the latest, with the score of what
+        follows it.
     """
     scores = _fused(pool, weights)
     order = np.lexsort((pool.rows, -pool.dense, -scores))
-    return _pick(pool, order[np.isfinite(scores[order])][:k], scores)
+    order = order[np.isfinite(scores[order])]
+    if weights.dense < 1 and (weights.dense > 0 or weights.behaviour > 0):
+        order = _with_lexical_places(pool, order, k)
+    # what was moved up counts as much as what it was put before
+    scores[order] = np.maximum.accumulate(scores[order][::-1])[::-1]
+    return _pick(pool, order[:k], scores)
 
 
 def _fused(pool: Pool, weights: FusionWeights) -> FloatArray:
@@ -148,18 +171,20 @@ def fuse_reciprocal_rank(pool: Pool, k: int) -> Candidates:
     scores = np.zeros(len(pool.rows), dtype=np.float32)
     for rank in (pool.dense_rank, pool.lexical_rank):
         scores += np.where(rank > 0, 1 / (RECIPROCAL_RANK_K + rank), 0).astype(np.float32)
-    return _pick(pool, np.lexsort((pool.rows, -pool.dense, -scores))[:k], scores)
+    order = np.lexsort((pool.rows, -pool.dense, -scores))
+    return _pick(pool, order[scores[order] > 0][:k], scores)
 
 
 def fit_fusion(source: PoolSource, examples: Sequence[Example], *, depth: int = 100) -> FusionReport:
-    """Choose the weights by MRR@10 on validation examples.
+    """Choose the weights by the mean of MRR@10 and recall on validation examples.
 
+    The order matters where no second stage follows; what is not among the candidates, no second stage can order.
     Candidates are found once per distinct query, and only reweighted.
 
     Args:
         source: A retriever; its own weights play no part.
         examples: Validation examples; those without a label of weight above 0 are left out.
-        depth: Candidates per channel.
+        depth: Candidates per channel, and those among which recall is counted.
     Returns:
         The best weights of both grids (of equals the largest dense weight: embeddings know synonyms that a small
         validation set may not show; then the smallest of behaviour), and what the alternatives score.
@@ -172,22 +197,27 @@ def fit_fusion(source: PoolSource, examples: Sequence[Example], *, depth: int = 
         raise InputError("expected validation examples with a positive label to fit the fusion weights, got none")
     queries = list(dict.fromkeys(query for query, _ in judged))
     pools = dict(zip(queries, source.pools(queries, depth), strict=True))
+    wanted = max(depth, CUTOFF)
 
-    def mrr(rank: Callable[[Pool], Candidates]) -> float:
+    def measure(rank: Callable[[Pool], Candidates]) -> Figures:
         best = {query: rank(pool).rows for query, pool in pools.items()}
-        return float(np.mean([_reciprocal_rank(best[query], relevant) for query, relevant in judged]))
+        mrr = np.mean([_reciprocal_rank(best[query][:CUTOFF], relevant) for query, relevant in judged])
+        recall = np.mean([_recall(best[query][:depth], relevant) for query, relevant in judged])
+        return Figures(mrr=float(mrr), recall=float(recall))
 
     grid = [FusionWeights(dense=w, behaviour=b) for w in DENSE_GRID for b in BEHAVIOUR_GRID]
-    curve = {weights: mrr(lambda pool, w=weights: fuse(pool, w, CUTOFF)) for weights in grid}  # type: ignore[misc]
-    chosen = max(grid, key=lambda weights: (curve[weights], weights.dense, -weights.behaviour))
+    curve = {weights: measure(lambda pool, w=weights: fuse(pool, w, wanted)) for weights in grid}  # type: ignore[misc]
+    chosen = max(grid, key=lambda weights: (curve[weights].mean, weights.dense, -weights.behaviour))
+    text = max((w for w in grid if w.behaviour == 0), key=lambda weights: curve[weights].mean)
     return FusionReport(
         weights=chosen,
-        mrr=curve[chosen],
-        dense_alone=curve[FusionWeights(dense=1.0)],
+        depth=depth,
+        chosen=curve[chosen],
+        dense_alone=measure(lambda pool: fuse(pool, FusionWeights(dense=1.0), wanted)),
         lexical_alone=curve[FusionWeights(dense=0.0)],
-        text=max(value for weights, value in curve.items() if weights.behaviour == 0),
-        behaviour_alone=mrr(lambda pool: _pick(pool, _by_behaviour(pool)[:CUTOFF], pool.behaviour)),
-        reciprocal_rank=mrr(lambda pool: fuse_reciprocal_rank(pool, CUTOFF)),
+        text=curve[text],
+        behaviour_alone=measure(lambda pool: _pick(pool, _by_behaviour(pool)[:wanted], pool.behaviour)),
+        reciprocal_rank=measure(lambda pool: fuse_reciprocal_rank(pool, wanted)),
         n_examples=len(judged),
     )
 
@@ -204,6 +234,19 @@ def _relative(lexical: FloatArray) -> npt.NDArray[np.float32]:
     return known / best if best > 0 else known
 
 
+def _with_lexical_places(pool: Pool, order: IntArray, k: int) -> IntArray:
+    """Move the best lexical hits up to the places that are theirs, where they do not stand higher already."""
+    places = order.tolist()
+    n = min(k // LEXICAL_EVERY, int(pool.lexical_rank.max(initial=0)))
+    by_rank = np.argsort(np.where(pool.lexical_rank > 0, pool.lexical_rank, len(places) + 1), kind="stable")
+    for number, hit in enumerate(by_rank[:n].tolist(), start=1):
+        last = number * LEXICAL_EVERY - 1
+        if hit not in places[: last + 1]:
+            places.remove(hit)
+            places.insert(last, hit)
+    return np.array(places, dtype=np.int64)
+
+
 def _pick(pool: Pool, order: IntArray, scores: FloatArray) -> Candidates:
     return Candidates(
         rows=pool.rows[order],
@@ -217,3 +260,7 @@ def _pick(pool: Pool, order: IntArray, scores: FloatArray) -> Candidates:
 def _reciprocal_rank(rows: IntArray, relevant: Collection[int]) -> float:
     hits = np.flatnonzero(np.isin(rows, list(relevant)))
     return 1 / (1 + int(hits[0])) if len(hits) else 0.0
+
+
+def _recall(rows: IntArray, relevant: Collection[int]) -> float:
+    return int(np.isin(rows, list(relevant)).sum()) / len(relevant)

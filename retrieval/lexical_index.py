@@ -1,8 +1,11 @@
 """BM25 over the catalogue's text, by tantivy. The only module that imports tantivy."""
 
+import math
 import tempfile
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +19,18 @@ from corpus.items import ItemTable
 from corpus.progress import track
 from retrieval.arrays import FloatArray, IntArray, check_depth
 from retrieval.config import TEXT_FIELDS, LexicalConfig
+from retrieval.identifiers import Identifier, item_terms, query_identifiers
+from retrieval.lexical_text import segment_item, segment_query, without_runs
+from retrieval.spelling import Speller, Word
 
 SETTINGS_FILE = "lexical.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ANALYSER = "tandem"
 LOCKS = ".tantivy-*.lock"
 ROW = "row"
+IDENTIFIER = "identifier"
+SPELLING = "spelling"  # words as they are spelt, in no field of their own
+SPELLING_ANALYSER = "tandem-spelling"
 MAX_WORD_CHARACTERS = 64  # what is longer is no word
 MAX_QUERY_TERMS = 64  # distinct ones; bounds the time of a pasted page
 WRITER_HEAP_BYTES = 256 * 1024 * 1024
@@ -36,10 +45,11 @@ class LexicalSettings(Section):
 
 
 class LexicalIndex:
-    """BM25 search over title, brand, category, description and attributes. Safe to call from several threads.
+    """BM25 search over the catalogue's texts, and exact search for identifiers. Safe to call from several threads.
 
     A query is a plain disjunction of its words: no character of it is syntax. Words are cut at everything that is
-    neither letter nor digit, lowered, freed of accents and stemmed; items and queries alike.
+    neither letter nor digit, lowered, freed of accents and stemmed, and runs of Chinese, Japanese and Korean characters
+    into pairs (``retrieval.lexical_text``); items and queries alike.
     """
 
     def __init__(self, index: Any, settings: LexicalSettings) -> None:  # noqa: ANN401 - tantivy.Index
@@ -51,6 +61,11 @@ class LexicalIndex:
         self._searcher = index.searcher()
         boosts = {name: float(getattr(settings.config, name)) for name in TEXT_FIELDS}
         self._boosts = {name: boost for name, boost in boosts.items() if boost > 0}
+        self._spelling_analyser = _analyser("none")
+        index.register_tokenizer(SPELLING_ANALYSER, self._spelling_analyser)
+        counts = dict(self._searcher.terms_with_prefix(SPELLING, ""))
+        self._stems = frozenset(self._analyser.analyze(" ".join(counts)))
+        self._speller = Speller(counts, self._has_stem, self._n_together)
 
     @classmethod
     def build(
@@ -76,9 +91,10 @@ class LexicalIndex:
                 folder.mkdir(parents=True, exist_ok=True)
             index = tantivy.Index(_schema(), path=None if folder is None else str(folder), reuse=False)
             index.register_tokenizer(ANALYSER, analyser)
+            index.register_tokenizer(SPELLING_ANALYSER, _analyser("none"))
             # one thread and one segment: documents keep the order of rows, and a rebuild gives the same index
             writer = index.writer(heap_size=WRITER_HEAP_BYTES, num_threads=1)
-            for document in track(_documents(items), description="indexing words", total=len(items)):
+            for document in track(_documents(items, config), description="indexing words", total=len(items)):
                 writer.add_document(document)
             writer.commit()
             writer.wait_merging_threads()
@@ -117,25 +133,29 @@ class LexicalIndex:
     def __len__(self) -> int:
         return int(self._searcher.num_docs)
 
-    def search(self, query: str, k: int) -> tuple[IntArray, FloatArray]:
-        """Find the items that share words with a text.
+    def search(self, query: str, k: int, *, spelling: bool = True) -> tuple[IntArray, FloatArray]:
+        """Find the items that share words or identifiers with a text.
 
         Args:
             query: Any text; one without a word of the catalogue finds nothing.
             k: Most items.
+            spelling: Search for ``correct(query)``, where that differs; False searches for what was typed.
         Returns:
-            Rows int64 (n,) and BM25 scores float32 above 0, best first; equal scores in row order.
+            Rows int64 (n,) and scores float32 above 0 (BM25 plus identifiers), best first; equal ones in row order.
         Raises:
             InputError: If k is below 1.
             ArtefactError: If the index fails.
         """
         check_depth(k)
         k = min(k, len(self))
-        terms = Counter(self._analyser.analyze(query)).most_common(MAX_QUERY_TERMS)
-        if not terms or not k or not self._boosts:
-            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+        query = unicodedata.normalize("NFKC", query)
         try:
-            hits = self._searcher.search(self._disjunction(terms), limit=k, count=False).hits
+            query = (self._corrected(query) if spelling else None) or query
+            clauses = [*self._words(query), *self._identifiers(query)]
+            if not clauses or not k:
+                return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+            disjunction = tantivy.Query.boolean_query([(tantivy.Occur.Should, clause) for clause in clauses])
+            hits = self._searcher.search(disjunction, limit=k, count=False).hits
             rows = np.array(self._searcher.fast_field_values(ROW, [address for _, address in hits]), dtype=np.int64)
         except ValueError as exc:
             raise ArtefactError(f"the lexical index failed: {exc}; build the bundle again") from exc
@@ -143,19 +163,75 @@ class LexicalIndex:
         order = np.lexsort((rows, -scores))
         return rows[order], scores[order]
 
-    def _disjunction(self, terms: list[tuple[str, int]]) -> Any:  # noqa: ANN401 - tantivy.Query
-        """Return the sum over words and fields of boost x BM25; a word that is typed twice counts twice."""
-        clauses = [
-            (
-                tantivy.Occur.Should,
-                tantivy.Query.boost_query(
-                    tantivy.Query.term_query(self._schema, name, term, index_option="freq"), boost * count
-                ),
-            )
-            for term, count in terms
-            for name, boost in self._boosts.items()
+    def correct(self, query: str) -> str | None:
+        """Mend the words of a query that the catalogue lacks; see ``retrieval.spelling``.
+
+        Identifiers that items have stay as they are.
+
+        Args:
+            query: Any text.
+        Returns:
+            The query in Unicode NFKC with the mended words in lower case and without accents; None if there is
+            nothing to mend, or nothing is known that would mend it.
+        Raises:
+            ArtefactError: If the index fails.
+        """
+        try:
+            return self._corrected(unicodedata.normalize("NFKC", query))
+        except ValueError as exc:
+            raise ArtefactError(f"the lexical index failed: {exc}; build the bundle again") from exc
+
+    def _corrected(self, query: str) -> str | None:
+        tokens = self._spelling_analyser.pre_tokenize(without_runs(query)).tokens
+        words = [Word(text=token.text, start=token.char_offset_from, end=token.char_offset_to) for token in tokens]
+        if self._speller.is_clean(words):
+            return None
+        identifiers = [identifier for identifier, _ in self._known_identifiers(query)]
+        words = [
+            replace(word, fixed=any(known.start <= word.start and word.end <= known.end for known in identifiers))
+            for word in words
         ]
-        return tantivy.Query.boolean_query(clauses)
+        corrected, end = "", 0
+        for change in self._speller.changes(query, words):
+            corrected += query[end : change.start] + change.text
+            end = change.end
+        return corrected + query[end:] if corrected else None
+
+    def _has_stem(self, word: str) -> bool:
+        return not self._stems.isdisjoint(self._analyser.analyze(word))
+
+    def _n_together(self, words: Sequence[str]) -> int:
+        """Return how many items hold all the words."""
+        of_words = [tantivy.Query.term_query(self._schema, SPELLING, word, index_option="basic") for word in words]
+        both = tantivy.Query.boolean_query([(tantivy.Occur.Must, of_word) for of_word in of_words])
+        return int(self._searcher.search(both, limit=1, count=True).count)
+
+    def _words(self, query: str) -> Iterator[Any]:
+        """Yield boost x BM25 for each word and field; a word that is typed twice counts twice."""
+        terms = Counter(self._analyser.analyze(segment_query(query))).most_common(MAX_QUERY_TERMS)
+        for term, count in terms:
+            for name, boost in self._boosts.items():
+                of_term = tantivy.Query.term_query(self._schema, name, term, index_option="freq")
+                yield tantivy.Query.boost_query(of_term, boost * count)
+
+    def _identifiers(self, query: str) -> Iterator[Any]:
+        """Yield boost x idf x words for each identifier: how often or beside what it stands in an item says nothing."""
+        boost = self.settings.config.identifier
+        for identifier, n in self._known_identifiers(query) if boost > 0 else ():
+            idf = math.log1p((len(self) - n + 0.5) / (n + 0.5))  # as BM25 has it
+            of_term = tantivy.Query.term_query(self._schema, IDENTIFIER, identifier.term, index_option="basic")
+            # it stands for so many words, of which another item may have all but one
+            yield tantivy.Query.const_score_query(of_term, boost * idf * identifier.n_words)
+
+    def _known_identifiers(self, query: str) -> list[tuple[Identifier, int]]:
+        """Return the identifiers of a query that items have, and how many: the longest first, without overlap."""
+        known: list[tuple[Identifier, int]] = []
+        for identifier in query_identifiers(query)[:MAX_QUERY_TERMS]:
+            free = all(identifier.end <= other.start or other.end <= identifier.start for other, _ in known)
+            n = self._searcher.doc_freq(IDENTIFIER, identifier.term) if free else 0
+            if n:
+                known.append((identifier, n))
+        return known
 
 
 def _tidy(folder: Path) -> None:
@@ -199,19 +275,27 @@ def _schema() -> Any:  # noqa: ANN401 - tantivy.Schema
     builder = tantivy.SchemaBuilder()
     for name in TEXT_FIELDS:
         builder.add_text_field(name, tokenizer_name=ANALYSER, index_option="freq")
+    builder.add_text_field(SPELLING, tokenizer_name=SPELLING_ANALYSER, index_option="basic")
+    builder.add_text_field(IDENTIFIER, tokenizer_name="whitespace", index_option="basic")
     # a column beside the index: reading it costs nothing measurable, a stored document would be decompressed
     builder.add_unsigned_field(ROW, fast=True)
     return builder.build()
 
 
-def _documents(items: ItemTable) -> Iterator[Any]:
+def _documents(items: ItemTable, config: LexicalConfig) -> Iterator[Any]:
     columns = [items.column(name) for name in TEXT_FIELDS]
-    for row, values in enumerate(zip(*columns, strict=True)):
+    for row, (item_id, *values) in enumerate(zip(items.ids, *columns, strict=True)):
+        fields = dict(zip(TEXT_FIELDS, values, strict=True))
         document = tantivy.Document()
         document.add_unsigned(ROW, row)
-        for name, value in zip(TEXT_FIELDS, values, strict=True):
+        for name, value in fields.items():
             if value:
-                document.add_text(name, _words(name, value))
+                text = _words(name, value)
+                document.add_text(name, segment_item(text))
+                if getattr(config, name) > 0:  # a word that finds nothing mends nothing
+                    document.add_text(SPELLING, without_runs(text))
+        attributes = (text for pair in fields["attributes"] or () for text in pair["values"] or ())
+        document.add_text(IDENTIFIER, " ".join(item_terms(item_id, (fields["title"], *attributes))))
         yield document
 
 

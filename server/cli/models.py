@@ -143,10 +143,13 @@ def _fusion(info: "RetrieverModelInfo") -> str:
     fitted = info.fusion.fitted
     if fitted is None:
         return ""
-    return (
-        f"\nfusion on {fitted.n_examples} validation searches: weights dense {fitted.weights.dense:.2f}, behaviour "
-        f"{fitted.weights.behaviour:.2f} give MRR@10 {fitted.mrr:.3f}; dense alone {fitted.dense_alone:.3f}, BM25 "
-        f"alone {fitted.lexical_alone:.3f}, both {fitted.text:.3f}, reciprocal-rank fusion "
-        f"{fitted.reciprocal_rank:.3f}, "
-        f"the query log alone {fitted.behaviour_alone:.3f}"
-    )
+    rows = [
+        (f"dense {fitted.weights.dense:.2f}, behaviour {fitted.weights.behaviour:.2f}", fitted.chosen),
+        ("dense alone", fitted.dense_alone),
+        ("BM25 alone", fitted.lexical_alone),
+        ("both", fitted.text),
+        ("both by reciprocal rank", fitted.reciprocal_rank),
+        ("the query log alone", fitted.behaviour_alone),
+    ]
+    figures = "\n".join(f"  {name:<30} {found.mrr:.3f}  {found.recall:.3f}" for name, found in rows)
+    return f"\nfusion on {fitted.n_examples} validation searches, MRR@10 and recall@{fitted.depth}:\n{figures}"

@@ -142,13 +142,56 @@ def test_fit_finds_the_weight_that_serves_both_kinds_of_query():
     # row 1 is in both channels: 1/62 + 1/61 beats row 0's 1/61
     assert report.reciprocal_rank == pytest.approx((0.5 + 1 + 0.5) / 3)
     assert report.n_examples == 3
-    assert len(report.curve) == 21
+    assert len(report.curve) == 22
     assert source.asked == [(["a", "b"], 7)]
 
 
 def test_fit_prefers_the_larger_of_equal_weights():
     source = Source({"a": make_pool(hits((0, 0.9)), hits((0, 2.0)), lambda rows: COSINES[rows])})
-    assert fit_fusion(source, [example("a", (0, 1.0))]).dense_weight == 1.0
+    assert fit_fusion(source, [example("a", (0, 1.0))]).dense_weight == 0.99
+
+
+def test_fit_weighs_recall_as_much_as_the_rank():
+    # row 0 leads by cosine, rows 1 and 2 by words; with two candidates, words alone find both relevant ones
+    pool = make_pool(hits((0, 0.9), (1, 0.1)), hits((1, 8.0), (2, 7.0)), lambda rows: COSINES[rows])
+    examples = [example("a", (1, 1.0), (2, 1.0))]
+    report = fit_fusion(Source({"a": pool}), examples, depth=2)
+    # 1 first: .1 w + 1 - w > .9 w  <=>  w < 1/1.8; 2 second: .1 w + .875 (1 - w) > .9 w  <=>  w < .875 / 1.675 = .522
+    assert report.dense_weight == 0.5
+    assert (report.curve["0.55"], report.recall.curve["0.55"]) == (1.0, 0.5)
+    assert (report.mrr, report.recall.chosen) == (1.0, 1.0)
+    assert (report.dense_alone, report.recall.dense_alone) == (0.5, 0.5)
+    assert (report.lexical_alone, report.recall.lexical_alone) == (1.0, 1.0)
+    # 1: 1/62 + 1/61, then 0: 1/61, then 2: 1/62
+    assert (report.reciprocal_rank, report.recall.reciprocal_rank) == (1.0, 0.5)
+    assert report.recall.depth == 2
+
+
+def test_the_best_lexical_hits_keep_their_places_whatever_the_weight():
+    # 40 dense hits, 0 first; the words find three others, all of them far from the query
+    dense = hits(*((row, 1 - row / 100) for row in range(40)))
+    pool = make_pool(dense, hits((102, 9.0), (101, 8.0), (100, 7.0)), lambda rows: np.full(len(rows), -0.5))
+    got = fuse(pool, 0.99, k=35)
+    assert got.rows.tolist() == [*range(9), 102, *range(9, 18), 101, *range(18, 27), 100, *range(27, 32)]
+    # each has the score of what follows it
+    assert (np.diff(got.scores) <= 0).all()
+    assert got.scores[9] == got.scores[10] == pytest.approx(0.99 * 0.91)
+    np.testing.assert_allclose(got.dense[[9, 19, 29]], -0.5)
+    # a cut keeps the places: two of the first 29, none of the first 9
+    assert fuse(pool, 0.99, k=29).rows.tolist() == got.rows.tolist()[:29]
+    assert fuse(pool, 0.99, k=9).rows.tolist() == list(range(9))
+    # either channel alone stays alone
+    assert fuse(pool, 1.0, k=35).rows.tolist() == list(range(35))
+    assert fuse(pool, 0.0, k=35).rows.tolist() == [102, 101, 100]
+
+
+def test_a_lexical_hit_that_stands_higher_already_is_not_moved():
+    dense = hits(*((row, 1 - row / 100) for row in range(25)))
+    pool = make_pool(dense, hits((4, 9.0), (15, 8.0), (24, 7.0)), lambda rows: np.full(len(rows), -0.5))
+    rows = fuse(pool, 0.99, k=25).rows.tolist()
+    plain = (0.99 * pool.dense + 0.01 * np.nan_to_num(pool.lexical) / 9).astype(np.float32)
+    assert rows == np.argsort(-plain, kind="stable").tolist()
+    assert sorted(rows) == list(range(25))
 
 
 def test_ranks_past_ten_count_nothing():

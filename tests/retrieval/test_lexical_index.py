@@ -11,7 +11,7 @@ from corpus.items import Item, ItemTable
 from retrieval.config import LexicalConfig
 from retrieval.lexical_index import SETTINGS_FILE, LexicalIndex
 
-TITLE_ONLY = LexicalConfig(title=1, brand=0, category=0, description=0, attributes=0)
+TITLE_ONLY = LexicalConfig(title=1, brand=0, category=0, description=0, attributes=0, identifier=0)
 
 
 def table(*titles, **fields):
@@ -89,6 +89,142 @@ def test_endings_are_cut_off_in_the_language_of_the_store(language, query, rows,
     assert sorted(got.tolist()) == rows
 
 
+@pytest.mark.parametrize(
+    ("query", "rows"),
+    [
+        ("手机壳", [0, 1]),
+        ("手机", [0, 1]),
+        ("壳", [0]),  # one character of a longer run
+        ("iphone透明", [0, 2]),  # no space at the border of the scripts
+        ("iphone 15", [0, 2]),
+        ("ｹｰｽ", [3]),  # half-width kana
+        ("ケース", [3]),
+        ("무선 이어폰", [4]),
+        ("이어폰", [4]),
+        ("机手", []),  # both characters stand in titles, but never in this order
+    ],
+)
+def test_chinese_japanese_and_korean_are_found_by_parts_of_a_title(query, rows):
+    index = LexicalIndex.build(
+        table("iPhone 15 透明手机壳", "智能手机", "iPhone 15 case", "アイホンケース", "삼성 무선이어폰"), TITLE_ONLY
+    )
+    assert sorted(index.search(query, 5)[0].tolist()) == rows
+
+
+def test_the_longest_common_run_of_characters_ranks_first():
+    index = LexicalIndex.build(table("手机", "洗衣机", "手机壳", "壳牌机油"), TITLE_ONLY)
+    rows, _ = index.search("手机壳", 5)
+    assert rows.tolist() == [2, 0]
+
+
+HEADPHONES = table(
+    "Sony wireless headphones black",
+    "Sony WH-1000XM4 wireless headphones",
+    "Sony WH-1000XM5 wireless headphones with a case",
+    "Sony WH 1000 XM3",
+    attributes=[{"EAN": ("4548736112100",)}, {"UPC": ("0 27242 91925 3",)}, {}, {}],
+)
+
+
+@pytest.mark.parametrize(
+    ("query", "row"),
+    [
+        ("WH-1000XM4", 1),
+        ("wh1000xm4", 1),
+        ("wh 1000 xm4", 1),
+        ("wh-1000 xm4 headphones", 1),
+        ("sony wireless headphones wh1000xm5", 2),
+        ("WH-1000XM3", 3),
+        ("wh1000xm3", 3),
+        ("4548736112100", 0),
+        ("027242919253", 1),
+        ("27242919253", 1),
+        ("0027242919253", 1),  # as an EAN
+        ("i2", 2),
+        ("I-2", 2),
+    ],
+)
+def test_identifiers_are_found_first_however_they_are_written(query, row):
+    config = LexicalConfig(title=1, brand=0, category=0, description=0, attributes=0)
+    assert LexicalIndex.build(HEADPHONES, config).search(query, 5)[0].tolist()[0] == row
+
+
+def test_an_identifier_scores_its_boost_times_idf_and_words_whatever_stands_beside_it():
+    items = table("A100", "A100 B200 C300", "lamp", attributes=[{}, {"code": ("A100",)}, {}])
+    only = LexicalConfig(title=0, brand=0, category=0, description=0, attributes=0, identifier=3)
+    rows, scores = LexicalIndex.build(items, only).search("a-100", 5)
+    assert rows.tolist() == [0, 1]
+    np.testing.assert_allclose(scores, 3 * 2 * math.log(1 + (3 - 2 + 0.5) / (2 + 0.5)), rtol=1e-6)
+
+
+def test_identifiers_without_boost_are_not_searched():
+    assert len(LexicalIndex.build(HEADPHONES, TITLE_ONLY).search("wh1000xm4", 5)[0]) == 0
+
+
+def test_a_short_number_finds_an_item_id_only_when_it_stands_alone():
+    items = ItemTable.from_items([Item(item_id="360", title="lamp"), Item(item_id="7", title="xbox 360 console")])
+    index = LexicalIndex.build(items, LexicalConfig())
+    assert index.search("360", 5)[0].tolist() == [0, 1]
+    assert index.search("xbox 360", 5)[0].tolist() == [1]
+
+
+@pytest.fixture(scope="module")
+def games(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("games")
+    items = table(
+        "The Elder Scrolls V: Skyrim",
+        "PlayStation 3 console",
+        "Xbox wireless controller",
+        "Pokémon Sapphire",
+        "Sony WH-1000XM4",
+        "手机壳 iPhone",
+        description=["dragons", None, None, None, None, None],
+        category=[("Games",), ("Consoles",), ("Accessories",), ("Games",), ("Audio",), ()],
+    )
+    config = LexicalConfig(title=1, brand=0, category=1, description=0, attributes=0)
+    LexicalIndex.build(items, config, folder)
+    return LexicalIndex.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("query", "corrected", "row"),
+    [
+        ("Skyrm", "skyrim", 0),
+        ("elder scrols, skyrim!", "elder scrolls, skyrim!", 0),
+        ("playstation3", "playstation 3", 1),
+        ("x box wirless", "xbox wireless", 2),
+        ("pokemom", "pokemon", 3),  # without the accent, as the index has it
+        ("手机壳 ipone", "手机壳 iphone", 5),
+        ("acessories", "accessories", 2),  # from the category
+        ("sony wh1000xm4 skyrm", "sony wh1000xm4 skyrim", None),  # the identifier is known as such
+    ],
+)
+def test_unknown_words_are_mended_and_searched(games, query, corrected, row):
+    assert games.correct(query) == corrected
+    rows, scores = games.search(query, 5)
+    for got, want in zip((rows, scores), games.search(corrected, 5, spelling=False), strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert row is None or rows[0] == row
+
+
+@pytest.mark.parametrize(
+    "query", ["skyrim", "controllers", "Pokémon", "wh1000xm4", "i3", "手机", "壳机 zzzz", "dragns", "", "!?", "12345"]
+)
+def test_nothing_to_mend(games, query):
+    # among them: another ending, an identifier, and a word of a field that is not searched
+    assert games.correct(query) is None
+
+
+def test_spelling_can_be_left_as_typed(games):
+    assert games.search("skyrm", 5)[0].tolist() == [0]
+    assert games.search("skyrm", 5, spelling=False)[0].tolist() == []
+
+
+def test_known_words_cost_nothing_in_score(games):
+    got, want = games.search("skyrim elder", 5), games.search("skyrim elder", 5, spelling=False)
+    np.testing.assert_array_equal(got[1], want[1])
+
+
 def test_a_language_without_a_stemmer_is_refused():
     with pytest.raises(ConfigError, match="klingon"):
         LexicalIndex.build(table("lamp"), TITLE_ONLY.model_copy(update={"language": "klingon"}))
@@ -110,6 +246,7 @@ def test_any_text_is_safe(index, query):
     assert len(set(rows.tolist())) == len(rows)
     assert (np.diff(scores) <= 0).all()
     assert (scores > 0).all()
+    assert index.correct(query) != query
 
 
 @pytest.mark.parametrize("query", ["", "   ", "!?", "zzzzzz", "x" * 100])
