@@ -12,6 +12,7 @@ from corpus.errors import ArtefactError
 from corpus.events import HistoryEvent
 from corpus.items import ItemTable
 from rerank.config import RerankerConfig
+from rerank.heads import N_HEADS
 from rerank.history import item_names
 from rerank.inputs import PairTokenizer, PassageTokens, TokenArray
 from rerank.scorer import Pairs, PairScorer, open_scorer, read_info
@@ -92,13 +93,14 @@ class Reranker:
         Returns:
             All candidates, ordered, with the reason in ``degraded`` if not all were scored.
         """
-        scores = np.full(len(candidates), np.nan, dtype=np.float32)
+        logits = np.full((len(candidates), N_HEADS), np.nan, dtype=np.float32)
         try:
             prefix = self.tokenizer.prefix(query, history, self._name_of, self.config)
-            n_scored = self._score(prefix, candidates.rows, scores, deadline)
+            n_scored = self._score(prefix, candidates.rows, logits, deadline)
         except Exception:  # a broken model must not fail the search
             logger.exception("the reranker failed; the order of retrieval is served")
-            return self._ordered(candidates, scores, 0, FAILED)
+            return self._ordered(candidates, self.scorer.ranking_values(logits), 0, FAILED)
+        scores = self.scorer.ranking_values(logits)
         if not np.isfinite(scores[:n_scored]).all():
             logger.error("the reranker answered NaN or infinity; the order of retrieval is served")
             return self._ordered(candidates, scores, 0, FAILED)
@@ -108,11 +110,11 @@ class Reranker:
         """Return the inputs of one request's candidates."""
         return Pairs(prefixes=[prefix] * len(rows), passages=[self.passage_tokens.of(row) for row in rows.tolist()])
 
-    def _score(self, prefix: TokenArray, rows: IntArray, scores: FloatArray, deadline: float | None) -> int:
-        """Fill ``scores`` from the best candidate on while time lasts; returns how many were scored."""
+    def _score(self, prefix: TokenArray, rows: IntArray, logits: FloatArray, deadline: float | None) -> int:
+        """Fill ``logits`` from the best candidate on while time lasts; returns how many were scored."""
         pairs = self.pairs(prefix, rows)
         if deadline is None:
-            scores[:] = self.scorer.score(pairs)
+            logits[:] = self.scorer.heads(pairs)
             return len(rows)
         done = 0
         while done < len(rows):
@@ -121,7 +123,7 @@ class Reranker:
             if size == 0:
                 break
             chunk = slice(done, done + size)
-            scores[chunk] = self.scorer.score(Pairs(prefixes=pairs.prefixes[chunk], passages=pairs.passages[chunk]))
+            logits[chunk] = self.scorer.heads(Pairs(prefixes=pairs.prefixes[chunk], passages=pairs.passages[chunk]))
             self._learn(pairs, chunk, self.clock() - began)
             done += size
         return done

@@ -18,7 +18,7 @@ class LookUp:
         self._score_of = score_of
 
     def run(self, input_ids: np.ndarray, attention_mask: np.ndarray, token_type_ids: np.ndarray) -> np.ndarray:
-        return np.array([[self._score_of[line[2]]] for line in input_ids.tolist()], dtype=np.float32)
+        return np.array([[self._score_of[line[2]], 7, 7] for line in input_ids.tolist()], dtype=np.float32)
 
 
 def validation_set(retrieval: list[list[float]], relevant: list[list[int]]) -> ValidationSet:
@@ -35,7 +35,8 @@ def validation_set(retrieval: list[list[float]], relevant: list[list[int]]) -> V
 
 
 def outcome(validation: ValidationSet, scores: dict[int, float], tokenizer: PairTokenizer):
-    return validate(validation, PairScorer(LookUp({100 + row: score for row, score in scores.items()}), tokenizer))
+    engine = LookUp({100 + row: score for row, score in scores.items()})
+    return validate(validation, PairScorer(engine, tokenizer, {"click": 1.0, "cart": 0.0, "purchase": 0.0}))
 
 
 def test_mean_reciprocal_rank_by_hand():

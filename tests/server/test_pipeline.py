@@ -174,7 +174,7 @@ def test_a_reranker_whose_engine_fails_gives_the_order_of_retrieval_and_says_so(
     def fail(*_arguments: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(bundle.reranker.scorer, "score", fail)
+    monkeypatch.setattr(bundle.reranker.scorer, "heads", fail)
     window = pipeline.search(task(), endless())
     assert as_retrieved(window)
     assert [d.reason for d in window.degraded] == [DegradationReason.RERANKER_FAILED]
