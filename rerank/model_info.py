@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from corpus.errors import ArtefactError
 from rerank.config import RerankerConfig
+from rerank.probabilities import ProbabilityMap
 
 MODEL_FILE = "model.json"
 MODEL_FOLDER = "model"  # the transformers folder beside it
@@ -32,6 +33,7 @@ class RerankerModelInfo(BaseModel):
     score_weights: dict[str, float]  # final score = rerank · "rerank" + retrieval score · "retrieval"
     heads: tuple[str, ...]  # those that the data could teach; the others' outputs mean nothing
     head_weights: dict[str, float]  # ranking value = sum of the heads' logits times these; 0 for untaught heads
+    probability_maps: dict[str, ProbabilityMap]  # head -> from its logit to a probability; none: unknown
     metrics: dict[str, float]  # on validation, of the best epoch
     n_parameters: int
     seed: int

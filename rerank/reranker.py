@@ -32,11 +32,12 @@ SAFETY = 0.8  # share of the time left that a chunk may be expected to take
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reranked:
-    """The served order of one query's candidates; the first three arrays run in parallel, best first."""
+    """The served order of one query's candidates; the first four arrays run in parallel, best first."""
 
     order: IntArray  # (n,) positions in the candidates
     scores: FloatArray  # (n,) final, never rising
     rerank_scores: FloatArray  # (n,) of the cross-encoder; NaN where not scored
+    probabilities: FloatArray  # (n, 3) of click, cart and purchase; NaN where not scored or unknown
     n_scored: int
     degraded: str | None  # DEADLINE, FAILED or None
 
@@ -99,12 +100,12 @@ class Reranker:
             n_scored = self._score(prefix, candidates.rows, logits, deadline)
         except Exception:  # a broken model must not fail the search
             logger.exception("the reranker failed; the order of retrieval is served")
-            return self._ordered(candidates, self.scorer.ranking_values(logits), 0, FAILED)
+            return self._ordered(candidates, self.scorer.ranking_values(logits), logits, 0, FAILED)
         scores = self.scorer.ranking_values(logits)
         if not np.isfinite(scores[:n_scored]).all():
             logger.error("the reranker answered NaN or infinity; the order of retrieval is served")
-            return self._ordered(candidates, scores, 0, FAILED)
-        return self._ordered(candidates, scores, n_scored, None if n_scored == len(candidates) else DEADLINE)
+            return self._ordered(candidates, scores, logits, 0, FAILED)
+        return self._ordered(candidates, scores, logits, n_scored, None if n_scored == len(candidates) else DEADLINE)
 
     def pairs(self, prefix: TokenArray, rows: IntArray) -> Pairs:
         """Return the inputs of one request's candidates."""
@@ -147,7 +148,9 @@ class Reranker:
             return
         self._seconds_per_token = measured if known is None else 0.7 * known + 0.3 * measured
 
-    def _ordered(self, candidates: Candidates, scores: FloatArray, n_scored: int, degraded: str | None) -> Reranked:
+    def _ordered(
+        self, candidates: Candidates, scores: FloatArray, logits: FloatArray, n_scored: int, degraded: str | None
+    ) -> Reranked:
         n = len(candidates)
         order = np.arange(n, dtype=np.int64)
         retrieval = candidates.scores.astype(np.float32)
@@ -162,8 +165,14 @@ class Reranker:
                 final[n_scored:] = final[:n_scored].min() + (retrieval[n_scored:] - retrieval[n_scored])
         else:
             scores = np.full(n, np.nan, dtype=np.float32)
+            logits = np.full_like(logits, np.nan)
         return Reranked(
-            order=order, scores=final[order], rerank_scores=scores[order], n_scored=n_scored, degraded=degraded
+            order=order,
+            scores=final[order],
+            rerank_scores=scores[order],
+            probabilities=self.scorer.probabilities(logits[order]),
+            n_scored=n_scored,
+            degraded=degraded,
         )
 
 

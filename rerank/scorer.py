@@ -7,6 +7,7 @@ Opening one needs no torch; exporting one does.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from rerank.config import RerankerConfig
 from rerank.heads import N_HEADS, weight_array
 from rerank.inputs import PairTokenizer, TokenArray, assemble
 from rerank.model_info import MODEL_FOLDER, RerankerModelInfo
+from rerank.probabilities import ProbabilityMap, probabilities
 from retrieval.arrays import FloatArray
 from retrieval.engine import Engine, TokenBatch
 
@@ -38,6 +40,7 @@ class RerankerInfo(Section):
     config: RerankerConfig
     score_weights: dict[str, float]
     head_weights: dict[str, float]  # ranking value = sum of the heads' logits times these
+    probability_maps: dict[str, ProbabilityMap]  # head -> from its logit to a probability
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,7 @@ class PairScorer:
         engine: Engine,
         tokenizer: PairTokenizer,
         head_weights: Mapping[str, float],
+        probability_maps: Mapping[str, ProbabilityMap] = MappingProxyType({}),
         *,
         batch_tokens: int = BATCH_TOKENS,
     ) -> None:
@@ -65,11 +69,13 @@ class PairScorer:
             engine: Answers float32 (n, 3), the heads' logits.
             tokenizer: Knows the separator and the padding.
             head_weights: What each head's logit counts in the ranking value.
+            probability_maps: From a head's logit to a probability; without, it stays unknown.
             batch_tokens: Most padded tokens in one run; a longer pair runs alone.
         """
         self.engine = engine
         self.tokenizer = tokenizer
         self._head_weights = weight_array(head_weights)
+        self._probability_maps = probability_maps
         self._batch_tokens = batch_tokens
 
     def score(self, pairs: Pairs) -> FloatArray:
@@ -94,6 +100,10 @@ class PairScorer:
         counting = self._head_weights > 0  # an untaught head may answer anything, and 0 · inf would be NaN
         values: FloatArray = logits[..., counting] @ self._head_weights[counting]
         return values
+
+    def probabilities(self, logits: FloatArray) -> FloatArray:
+        """Return calibrated probabilities of click, cart and purchase: float32 (n, 3) to (n, 3), NaN where unknown."""
+        return probabilities(logits, self._probability_maps)
 
     def batch(self, pairs: Pairs, positions: Sequence[int]) -> TokenBatch:
         """Pad some of the pairs into one batch."""
@@ -125,7 +135,7 @@ def export_reranker(
         model_version_dir: A finished version folder (``model/`` and ``model.json``).
         out_dir: Folder to write.
         precision: ``int8`` quantises weights and activations.
-        calibration: The store's own pairs (see ``rerank.calibration``), from which int8 learns the activations'
+        calibration: The store's own pairs (see ``rerank.quantisation``), from which int8 learns the activations'
             ranges; at least one batch, which is also what the model is traced with.
     Returns:
         What was written to ``reranker.json``.
@@ -148,6 +158,7 @@ def export_reranker(
         config=info.config,
         score_weights=info.score_weights,
         head_weights=info.head_weights,
+        probability_maps=info.probability_maps,
     )
     tokenizer.save(out_dir)
     (out_dir / RERANKER_FILE).write_text(exported.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -162,8 +173,9 @@ def open_scorer(folder: Path, *, n_threads: int | None = None) -> PairScorer:
     """
     from retrieval.engine import OpenVinoEngine
 
+    info = read_info(folder)
     engine = OpenVinoEngine.load(folder, n_threads=n_threads)
-    return PairScorer(engine, PairTokenizer.load(folder), read_info(folder).head_weights)
+    return PairScorer(engine, PairTokenizer.load(folder), info.head_weights, info.probability_maps)
 
 
 def open_torch_scorer(model_version_dir: Path, *, device: str | None = None) -> PairScorer:
@@ -174,9 +186,10 @@ def open_torch_scorer(model_version_dir: Path, *, device: str | None = None) -> 
     """
     from retrieval.torch_engine import TorchEngine
 
-    weights = RerankerModelInfo.load(model_version_dir).head_weights
+    info = RerankerModelInfo.load(model_version_dir)
     folder = model_version_dir / MODEL_FOLDER
-    return PairScorer(TorchEngine(load_module(folder), device), PairTokenizer.load(folder), weights)
+    engine = TorchEngine(load_module(folder), device)
+    return PairScorer(engine, PairTokenizer.load(folder), info.head_weights, info.probability_maps)
 
 
 def read_info(folder: Path) -> RerankerInfo:

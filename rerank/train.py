@@ -32,7 +32,7 @@ from rerank.trainer import (
     RerankerTrainer,
     training_arguments,
 )
-from rerank.validation import build_validation
+from rerank.validation import build_validation, calibrate
 from retrieval.base_models import resolve_base_model
 from retrieval.passages import PASSAGE_VERSION, passages
 from retrieval.quiet import quiet_libraries
@@ -91,6 +91,7 @@ def train_reranker(
         trainer = _trainer(prepared, retriever, config, tokenizer, classifier, out)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         metrics, retrieval_weight = _best(trainer)
+        calibration = calibrate(trainer.eval_dataset, trainer.scorer(), trainer.objective.heads)
         model_folder = out / MODEL_FOLDER
         classifier.save_pretrained(model_folder)
         pretrained.save_pretrained(model_folder)
@@ -105,7 +106,8 @@ def train_reranker(
         score_weights={"rerank": 1.0, "retrieval": retrieval_weight},
         heads=objective.heads,
         head_weights=objective.head_weights,
-        metrics=metrics,
+        probability_maps=calibration.maps,
+        metrics=metrics | calibration.metrics,
         n_parameters=int(classifier.num_parameters()),
         seed=config.train.seed,
         packages={name: version(name) for name in _PACKAGES},

@@ -38,6 +38,7 @@ def add_reranker(workspace: Workspace, version: str, retriever_fingerprint: str)
         score_weights={"rerank": 1.0, "retrieval": 1.0},
         heads=("click",),
         head_weights={"click": 1.0, "cart": 0.0, "purchase": 0.0},
+        probability_maps={},
         metrics={},
         n_parameters=1,
         seed=1,

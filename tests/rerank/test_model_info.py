@@ -5,6 +5,7 @@ import pytest
 from corpus.errors import ArtefactError
 from rerank.config import RerankerConfig
 from rerank.model_info import MODEL_FILE, RerankerModelInfo
+from rerank.probabilities import Isotonic, Platt
 
 
 @pytest.fixture
@@ -18,6 +19,10 @@ def info() -> RerankerModelInfo:
         score_weights={"rerank": 1.0, "retrieval": 0.25},
         heads=("click", "purchase"),
         head_weights={"click": 0.5, "cart": 0.0, "purchase": 0.5},
+        probability_maps={
+            "click": Isotonic(logits=(-1.0, 0.1), probabilities=(0.01, 1 / 3)),
+            "purchase": Platt(slope=0.5, intercept=-3.0),
+        },
         metrics={"mrr_at_10": 0.5},
         n_parameters=3,
         seed=13,

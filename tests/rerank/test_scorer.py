@@ -8,10 +8,10 @@ import pytest
 from corpus.errors import ArtefactError
 from corpus.items import ItemTable
 from corpus.prepared import Prepared
-from rerank.calibration import calibration_batches
 from rerank.history import item_names
 from rerank.inputs import PassageTokens
 from rerank.model_info import RerankerModelInfo
+from rerank.quantisation import calibration_batches
 from rerank.scorer import Pairs, PairScorer, export_reranker, open_scorer, open_torch_scorer, read_info
 from retrieval.passages import passages
 
@@ -128,6 +128,8 @@ def test_an_exported_engine_agrees_with_torch(exported: Path, torch_scorer: Pair
     scorer = open_scorer(exported, n_threads=1)
     got = scorer.heads(pairs)
     assert got.shape == (60, 3)
+    np.testing.assert_array_equal(scorer.probabilities(want), torch_scorer.probabilities(want))
+    assert np.isfinite(scorer.probabilities(want)[:, 2]).all()
     if read_info(exported).precision == "fp32":
         np.testing.assert_allclose(got, want, atol=1e-4)
         alone = PairScorer(scorer.engine, scorer.tokenizer, CLICKS, batch_tokens=1).heads(pairs)
@@ -144,13 +146,14 @@ def test_an_export_says_what_it_was_made_from(exported: Path, trained_info: Rera
     assert info.retriever_fingerprint == "retriever"
     assert info.score_weights == trained_info.score_weights
     assert info.head_weights == trained_info.head_weights
+    assert info.probability_maps == trained_info.probability_maps
     assert info.config == trained_info.config
 
 
 def test_an_exported_reranker_opens_without_torch(exported: Path):
     script = f"""
 import sys
-for name in ("torch", "transformers", "sentence_transformers", "nncf"):
+for name in ("torch", "transformers", "sentence_transformers", "nncf", "sklearn", "scipy"):
     sys.modules[name] = None  # any import of it fails
 from pathlib import Path
 import numpy as np

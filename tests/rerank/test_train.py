@@ -53,6 +53,12 @@ def test_purchases_alone_teach_one_head(trained_info: RerankerModelInfo):
     assert trained_info.head_weights == {"click": 0.0, "cart": 0.0, "purchase": 1.0}
 
 
+def test_calibration_mends_the_probabilities_of_the_taught_head(trained_info: RerankerModelInfo):
+    assert set(trained_info.probability_maps) == {"purchase"}
+    assert trained_info.metrics["ece_purchase"] < 0.5 * trained_info.metrics["ece_purchase_uncalibrated"]
+    assert "ece_click" not in trained_info.metrics
+
+
 @pytest.mark.parametrize("loss", ["listwise", "pointwise"])
 def test_every_head_is_taught_by_the_choices_of_its_kind(
     tiny_prepared: Prepared, word_retriever, tiny_config: RerankerConfig, tmp_path: Path, loss: str
@@ -63,6 +69,7 @@ def test_every_head_is_taught_by_the_choices_of_its_kind(
     )
     info = run(tiny_prepared, word_retriever, config, tmp_path / "v1")
     assert info.heads == ("click", "purchase")
+    assert set(info.probability_maps) == {"click", "purchase"}
     assert info.head_weights == {"click": 0.25, "cart": 0.0, "purchase": 0.75}
     began = _fresh_heads(config)
     ended = load_file(tmp_path / "v1" / "model" / "model.safetensors")["classifier.weight"]
@@ -210,6 +217,7 @@ def test_without_validation_searches_the_last_epoch_is_kept(
     info = run(Prepared(folder), word_retriever, changed(tiny_config, max_steps=2), tmp_path / "v1")
     assert info.score_weights == {"rerank": 1.0, "retrieval": 0.0}
     assert "mrr_at_10" not in info.metrics
+    assert info.probability_maps == {}
 
 
 def test_a_reranker_can_start_from_the_retrievers_weights(
