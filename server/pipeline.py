@@ -11,6 +11,7 @@ import numpy as np
 
 from corpus.events import HistoryEvent
 from indexer.bundle import Bundle
+from rerank.heads import N_HEADS
 from rerank.reranker import FAILED
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.candidates import Candidates
@@ -120,7 +121,8 @@ class Pipeline:
             retrieval=ordered.scores,
             dense=ordered.dense,
             lexical=ordered.lexical,
-            rerank=np.concatenate([reranked.rerank_scores, np.full(unread, np.nan, dtype=np.float32)]),
+            rerank=np.concatenate([reranked.rerank_scores, _unknown(unread)]),
+            probabilities=np.concatenate([reranked.probabilities, _unknown(unread, N_HEADS)]),
         )
 
 
@@ -132,18 +134,24 @@ def present(window: RankedWindow, *, offset: int, page_size: int) -> tuple[Hit, 
         offset: Results to skip, from 0.
         page_size: Results wanted; fewer come from the end of the window.
     """
+    end = min(offset + page_size, len(window.ranking))
+    return tuple(_hit(window, position) for position in range(offset, end))
+
+
+def _hit(window: RankedWindow, position: int) -> Hit:
     ranking = window.ranking
-    return tuple(
-        Hit(
-            item=window.items.item(int(ranking.rows[position])),
-            rank=position + 1,
-            score=float(ranking.scores[position]),
-            retrieval_score=float(ranking.retrieval[position]),
-            dense_score=float(ranking.dense[position]),
-            lexical_score=_or_none(ranking.lexical[position]),
-            rerank_score=_or_none(ranking.rerank[position]),
-        )
-        for position in range(offset, min(offset + page_size, len(ranking)))
+    click, cart, purchase = (_or_none(chance) for chance in ranking.probabilities[position])
+    return Hit(
+        item=window.items.item(int(ranking.rows[position])),
+        rank=position + 1,
+        score=float(ranking.scores[position]),
+        retrieval_score=float(ranking.retrieval[position]),
+        dense_score=float(ranking.dense[position]),
+        lexical_score=_or_none(ranking.lexical[position]),
+        rerank_score=_or_none(ranking.rerank[position]),
+        click_probability=click,
+        cart_probability=cart,
+        purchase_probability=purchase,
     )
 
 
@@ -163,8 +171,13 @@ def _as_retrieved(candidates: Candidates) -> Ranking:
         retrieval=candidates.scores,
         dense=candidates.dense,
         lexical=candidates.lexical,
-        rerank=np.full(len(candidates), np.nan, dtype=np.float32),
+        rerank=_unknown(len(candidates)),
+        probabilities=_unknown(len(candidates), N_HEADS),
     )
+
+
+def _unknown(*shape: int) -> FloatArray:
+    return np.full(shape, np.nan, dtype=np.float32)
 
 
 def _continue_below(head: FloatArray, tail: FloatArray) -> FloatArray:
@@ -176,5 +189,5 @@ def _no_time(n_scored: int, depth: int) -> str:
     return f"there was time to rerank {n_scored} of {depth} candidates; the others follow in the order of retrieval"
 
 
-def _or_none(score: np.float32) -> float | None:
-    return None if np.isnan(score) else float(score)
+def _or_none(number: np.float32) -> float | None:
+    return None if np.isnan(number) else float(number)
