@@ -13,7 +13,16 @@ What is learned of an item is the rate of the searches that chose it. A choice c
 positive of; how much more a purchase says than a click is for ``[reranker] head_weights`` to say.
 
 For any given set of items the best answer to a softmax over it is the share of choices within it, so drawing a few
-items of many per epoch leaves what is learned unchanged.
+items of many per epoch leaves what is learned unchanged, as long as the set does not tell which of its items was
+chosen. So there are two ways of drawing a negative:
+
+- An item that **nobody** chose after the query comes by its rank, in proportion to 1 / (rank + 10). The head of the
+  retriever's list is what the reranker reorders and where a mistake costs most: with 10 as the constant, 38 % of the
+  negatives of 50 candidates come from the first ten instead of 20 %. The tail keeps a share, for the model must know
+  poor items too. The share of such an item is 0 however often it is drawn.
+- An item that **somebody else** chose comes with the mean of those chances, whatever its rank. By rank, those high up
+  would be seen as negatives oftener than those below, and the softmax would learn choices divided by that chance: the
+  bias that logQ correction subtracts (Bengio & Senécal 2008). With equal chances there is none to correct.
 """
 
 import logging
@@ -21,6 +30,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from corpus.events import HistoryEvent
 from corpus.prepared import Example
@@ -32,6 +42,7 @@ from retrieval.retriever import Retriever
 logger = logging.getLogger(__name__)
 
 _RETRIEVE_AT_ONCE = 512  # queries
+_RANK_OFFSET = 10  # see above
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +51,14 @@ class Choices:
 
     rows: IntArray  # (n,) distinct
     rates: FloatArray  # (n, 3) share of the searches that chose it, per head; the first above 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alternatives:
+    """Items that could have been chosen instead; two parallel arrays."""
+
+    rows: IntArray  # (n,) distinct
+    chances: npt.NDArray[np.float64]  # (n,) above 0, in proportion to how often each is to be drawn
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,11 +75,15 @@ class QueryPool:
         """Return what shoppers chose after this query."""
         return _choices(self.chosen, self.n_searches)
 
-    def alternatives(self, taken: IntArray) -> IntArray:
-        """Return the candidates and the items judged irrelevant, without those taken; int64 (n,)."""
+    def alternatives(self, taken: IntArray) -> Alternatives:
+        """Return the candidates, behind them the other items judged irrelevant, without those taken."""
         judged = np.fromiter(sorted(self.irrelevant), dtype=np.int64, count=len(self.irrelevant))
         both = np.concatenate([self.candidates, judged[~np.isin(judged, self.candidates)]])
-        return both[~np.isin(both, taken)]
+        ranks = 1 + np.minimum(np.arange(len(both)), len(self.candidates))
+        chances = 1.0 / (ranks + _RANK_OFFSET)
+        chances[np.isin(both, [*self.chosen])] = chances.mean() if len(both) else 0.0
+        left = ~np.isin(both, taken)
+        return Alternatives(rows=both[left], chances=chances[left])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +162,8 @@ def add_candidates(lists: Sequence[TrainingList], retriever: Retriever, *, depth
 def draw(entry: TrainingList, *, list_size: int, anonymous: bool, generator: np.random.Generator) -> DrawnList:
     """Draw the items to compare in one step.
 
-    At most half of them are chosen items, drawn by their rates; the rest are drawn evenly from the alternatives.
+    At most half of them are chosen items, drawn by their rates; the rest are drawn from the alternatives by their
+    chances.
 
     Args:
         entry: The list.
@@ -152,13 +176,14 @@ def draw(entry: TrainingList, *, list_size: int, anonymous: bool, generator: np.
     everyone = entry.pool.everyone()
     positives = everyone if anonymous or entry.own is None else entry.own
     alternatives = entry.pool.alternatives(positives.rows)
-    n_positives = min(len(positives.rows), max(list_size // 2, list_size - len(alternatives)))
+    n_positives = min(len(positives.rows), max(list_size // 2, list_size - len(alternatives.rows)))
     if n_positives < len(positives.rows):
         shares = positives.rates.sum(axis=1, dtype=np.float64)
         picked = generator.choice(len(positives.rows), size=n_positives, replace=False, p=shares / shares.sum())
         positives = Choices(rows=positives.rows[picked], rates=positives.rates[picked])
-    n_negatives = min(len(alternatives), list_size - n_positives)
-    negatives = generator.choice(alternatives, size=n_negatives, replace=False)
+    n_negatives = min(len(alternatives.rows), list_size - n_positives)
+    chances = alternatives.chances / alternatives.chances.sum() if n_negatives else None
+    negatives = generator.choice(alternatives.rows, size=n_negatives, replace=False, p=chances)
     return DrawnList(
         rows=np.concatenate([positives.rows, negatives]),
         rates=np.concatenate([positives.rates, np.zeros((n_negatives, N_HEADS), dtype=np.float32)]),
@@ -189,4 +214,4 @@ def _choices(chosen: dict[int, FloatArray], n_searches: int) -> Choices:
 
 def _is_comparison(entry: TrainingList) -> bool:
     rows = entry.pool.everyone().rows if entry.own is None else entry.own.rows
-    return len(rows) > 1 or len(entry.pool.alternatives(rows)) > 0
+    return len(rows) > 1 or len(entry.pool.alternatives(rows).rows) > 0

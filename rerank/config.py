@@ -63,7 +63,7 @@ class RerankerTrainConfig(Section):
     weight_decay: float = Field(default=0.01, ge=0)  # AdamW's
     max_grad_norm: float = Field(default=1.0, gt=0)  # gradients are clipped to this norm
     history_dropout: float = Field(default=0.3, ge=0, le=1)  # share of lists that are trained as an anonymous shopper's
-    negatives_depth: int = Field(default=50, ge=1)  # negatives are drawn from so many candidates of the retriever
+    negatives_depth: int = Field(default=50, ge=1)  # negatives are drawn from so many candidates, by rank
     max_examples: int | None = Field(default=50_000, ge=1)  # searches read from the training split; None: all
     max_steps: int | None = Field(default=None, ge=1)  # ends training early; none: epochs decide
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where a CUDA device has it

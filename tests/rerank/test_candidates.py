@@ -1,3 +1,4 @@
+from collections import Counter
 from datetime import UTC, datetime
 
 import numpy as np
@@ -74,6 +75,34 @@ def test_a_drawn_list_never_holds_a_known_positive_as_negative_without_history()
         assert drawn[2] == pytest.approx(0.5)
         assert all(rate == 0 for row, rate in drawn.items() if row > 2)
     assert set().union(*draws(entry)) == {1, 2, 3, 4, 5, 6}  # every candidate gets its turn
+
+
+def negatives(entry: TrainingList, *, n: int) -> Counter[int]:
+    """Draw pairs of one chosen item and one negative, and count the negatives."""
+    generator = np.random.default_rng(3)
+    drawn = [draw(entry, list_size=2, anonymous=False, generator=generator) for _ in range(n)]
+    return Counter(int(entry.rows[1]) for entry in drawn)
+
+
+def test_negatives_come_by_rank():
+    (entry,) = with_candidates(collect_lists([example("pan", {99: 1.0, 77: 0.0})]), list(range(50)))
+    found = negatives(entry, n=20_000)
+    total = sum(1 / (rank + 10) for rank in range(1, 51)) + 1 / 61  # the judged one stands behind the candidates
+    for row, rank in ((0, 1), (9, 10), (49, 50), (77, 51)):
+        assert found[row] / 20_000 == pytest.approx(1 / (rank + 10) / total, rel=0.15)
+
+
+def test_a_chosen_item_keeps_no_trace_of_its_rank_in_the_draw():
+    # half of the shoppers choose the first candidate, half the last: the pair of both must not tell who is who
+    shoppers = [example("pan", {0: 1.0}, history=True), example("pan", {49: 1.0}, history=True)]
+    first, last = with_candidates(collect_lists(shoppers), list(range(50)))
+    last_as_negative, first_as_negative = negatives(first, n=20_000)[49], negatives(last, n=20_000)[0]
+    chances = [1 / (rank + 10) for rank in range(1, 51)]
+    mean = sum(chances) / 50
+    want = 20_000 * mean / (mean + sum(chances[1:-1]))
+    assert last_as_negative == pytest.approx(want, rel=0.15)
+    assert first_as_negative == pytest.approx(want, rel=0.15)
+    assert negatives(first, n=20_000)[1] > 1.5 * last_as_negative  # what nobody chose still comes by rank
 
 
 def test_what_other_shoppers_chose_is_an_alternative_for_a_shopper_with_a_history():
