@@ -12,10 +12,10 @@ from pathlib import Path
 from corpus.items import ItemTable
 from corpus.prepared import Example
 from indexer.config import BuildConfig, EngineName
-from rerank.calibration import calibration_batches
 from rerank.history import item_names
 from rerank.inputs import PairTokenizer, PassageTokens
 from rerank.model_info import MODEL_FILE, MODEL_FOLDER, RerankerModelInfo
+from rerank.quantisation import calibration_batches
 from rerank.reranker import Reranker, join_reranker, open_reranker
 from rerank.scorer import export_reranker, open_torch_scorer
 from retrieval.arrays import IntArray

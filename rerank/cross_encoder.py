@@ -7,10 +7,11 @@ from torch import nn
 
 from corpus.errors import ConfigError
 from rerank.config import RerankerConfig
+from rerank.heads import N_HEADS
 
 
 class CrossEncoder(nn.Module):
-    """A transformers sequence classifier with one output, called with the engines' three inputs."""
+    """A transformers sequence classifier with one output per head, called with the engines' three inputs."""
 
     def __init__(self, classifier: Any) -> None:  # noqa: ANN401 - transformers' classes share no useful type
         super().__init__()
@@ -19,7 +20,7 @@ class CrossEncoder(nn.Module):
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
     ) -> torch.Tensor:
-        """Score pairs: int64 (n, length) three times in, float32 (n, 1) out."""
+        """Score pairs: int64 (n, length) three times in, float32 (n, 3) out."""
         return pair_logits(self.classifier, input_ids, attention_mask, token_type_ids)
 
 
@@ -29,7 +30,7 @@ def pair_logits(
     attention_mask: torch.Tensor,
     token_type_ids: torch.Tensor,
 ) -> torch.Tensor:
-    """Run a classifier: int64 (n, length) three times in, (n, 1) out. Segments go to models that tell two apart."""
+    """Run a classifier: int64 (n, length) three times in, (n, 3) out. Segments go to models that tell two apart."""
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
     # DistributedDataParallel and its kin hide the model's configuration
     config = getattr(classifier, "module", classifier).config
@@ -40,7 +41,10 @@ def pair_logits(
 
 
 def load_classifier(path: str, *, n_layers: int | None = None) -> Any:  # noqa: ANN401
-    """Load a model folder or hub id as a sequence classifier with one output; a missing head is drawn at random.
+    """Load a model folder or hub id as a sequence classifier with one output per head of ``rerank.heads``.
+
+    A cross-encoder with a single output, as others publish them, starts all heads from it; any other head that does
+    not fit, and a missing one, is drawn at random.
 
     Args:
         path: A transformers folder or a hub id.
@@ -51,7 +55,10 @@ def load_classifier(path: str, *, n_layers: int | None = None) -> Any:  # noqa: 
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     try:
-        config = AutoConfig.from_pretrained(path, num_labels=1)
+        config = AutoConfig.from_pretrained(path)
+        single = config.num_labels == 1 and any("Classification" in name for name in config.architectures or ())
+        if not single:
+            config.num_labels = N_HEADS
         depth = getattr(config, "num_hidden_layers", None)
         if n_layers is not None:
             if depth is None or n_layers > depth:
@@ -59,13 +66,32 @@ def load_classifier(path: str, *, n_layers: int | None = None) -> Any:  # noqa: 
                     f"expected [reranker] n_layers of at most {depth}, the base model's depth, got {n_layers}; lower it"
                 )
             config.num_hidden_layers = n_layers
-        return AutoModelForSequenceClassification.from_pretrained(
-            path, config=config, dtype=torch.float32, use_safetensors=True
+        classifier = AutoModelForSequenceClassification.from_pretrained(
+            path, config=config, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True
         )
     except (OSError, ValueError, KeyError) as exc:
         raise ConfigError(
             f"expected a transformers model with safetensors weights at [reranker] base_model, got {path}: {exc}"
         ) from exc
+    if single:
+        _repeat_output(classifier)
+    return classifier
+
+
+def _repeat_output(classifier: Any) -> None:  # noqa: ANN401
+    """Give every head a copy of the only output."""
+    name, output = [
+        (name, module)
+        for name, module in classifier.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == 1
+    ][-1]
+    heads = nn.Linear(output.in_features, N_HEADS, bias=output.bias is not None)
+    with torch.no_grad():
+        for mine, single in zip(heads.parameters(), output.parameters(), strict=True):
+            mine.copy_(single.expand_as(mine))
+    parent, _, attribute = name.rpartition(".")
+    setattr(classifier.get_submodule(parent), attribute, heads)
+    classifier.config.num_labels = classifier.num_labels = N_HEADS
 
 
 def check_length(classifier: Any, config: RerankerConfig) -> None:  # noqa: ANN401

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset, Sampler
 
 from rerank.candidates import TrainingList, draw, n_draws
 from rerank.config import RerankerConfig
+from rerank.heads import N_HEADS
 from rerank.inputs import PairTokenizer, PassageTokens, TokenArray, assemble
 
 _GROUP = 50  # batches that are sorted by length together: enough for little padding, few enough to stay random
@@ -61,7 +62,7 @@ class ListDataset(Dataset[dict[str, Any]]):
         return prefixes[int(self._entries[index])]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Draw an entry: its prefix, the passages and the targets."""
+        """Draw an entry: its prefix, the passages and the rates of their choice."""
         drawn = draw(
             self.lists[int(self._entries[index])],
             list_size=self._train.list_size,
@@ -69,7 +70,7 @@ class ListDataset(Dataset[dict[str, Any]]):
             generator=np.random.default_rng((self._train.seed, self._epoch, index)),
         )
         passages = [self.passage_tokens.of(row) for row in drawn.rows.tolist()]
-        return {"prefix": self.prefix(index), "passages": passages, "targets": drawn.targets}
+        return {"prefix": self.prefix(index), "passages": passages, "rates": drawn.rates}
 
 
 class GroupedByLength(Sampler[int]):
@@ -116,8 +117,8 @@ class ListCollator:
         """Return tensors.
 
         Returns:
-            ``input_ids``, ``attention_mask`` and ``token_type_ids`` int64 (n_pairs, length); ``targets`` float32
-            (n_lists, longest list); ``places`` int64 (n_pairs,), each pair's place in the flattened targets.
+            ``input_ids``, ``attention_mask`` and ``token_type_ids`` int64 (n_pairs, length); ``rates`` float32
+            (n_lists, longest list, 3); ``places`` int64 (n_pairs,), each pair's place among the n_lists · longest.
         """
         batch = assemble(
             [entry["prefix"] for entry in entries for _ in entry["passages"]],
@@ -125,15 +126,15 @@ class ListCollator:
             separator_id=self._tokenizer.separator_id,
             padding_id=self._tokenizer.padding_id,
         )
-        longest = max(len(entry["targets"]) for entry in entries)
-        targets = np.zeros((len(entries), longest), dtype=np.float32)
+        longest = max(len(entry["rates"]) for entry in entries)
+        rates = np.zeros((len(entries), longest, N_HEADS), dtype=np.float32)
         for number, entry in enumerate(entries):
-            targets[number, : len(entry["targets"])] = entry["targets"]
-        places = np.concatenate([n * longest + np.arange(len(entry["targets"])) for n, entry in enumerate(entries)])
+            rates[number, : len(entry["rates"])] = entry["rates"]
+        places = np.concatenate([n * longest + np.arange(len(entry["rates"])) for n, entry in enumerate(entries)])
         return {
             "input_ids": torch.from_numpy(batch.input_ids),
             "attention_mask": torch.from_numpy(batch.attention_mask),
             "token_type_ids": torch.from_numpy(batch.token_type_ids),
-            "targets": torch.from_numpy(targets),
+            "rates": torch.from_numpy(rates),
             "places": torch.from_numpy(places),
         }

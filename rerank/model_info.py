@@ -6,10 +6,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from corpus.errors import ArtefactError
 from rerank.config import RerankerConfig
+from rerank.probabilities import ProbabilityMap
 
 MODEL_FILE = "model.json"
 MODEL_FOLDER = "model"  # the transformers folder beside it
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+
+class _Versioned(BaseModel):
+    """What every format has, read before the rest, whose fields depend on it."""
+
+    format_version: int
 
 
 class RerankerModelInfo(BaseModel):
@@ -24,6 +31,9 @@ class RerankerModelInfo(BaseModel):
     base_model: str
     config: RerankerConfig  # resolved
     score_weights: dict[str, float]  # final score = rerank · "rerank" + retrieval score · "retrieval"
+    heads: tuple[str, ...]  # those that the data could teach; the others' outputs mean nothing
+    head_weights: dict[str, float]  # ranking value = sum of the heads' logits times these; 0 for untaught heads
+    probability_maps: dict[str, ProbabilityMap]  # head -> from its logit to a probability; none: unknown
     metrics: dict[str, float]  # on validation, of the best epoch
     n_parameters: int
     seed: int
@@ -38,17 +48,16 @@ class RerankerModelInfo(BaseModel):
         """
         path = folder / MODEL_FILE
         try:
-            info = cls.model_validate_json(path.read_bytes())
+            content = path.read_bytes()
+            found = _Versioned.model_validate_json(content).format_version
+            if found != FORMAT_VERSION:
+                raise ArtefactError(f"expected reranker format {FORMAT_VERSION} in {path}, got {found}; train it anew")
+            return cls.model_validate_json(content)
         except (OSError, ValidationError) as exc:
             raise ArtefactError(
                 f"expected a trained reranker in {folder}, got {type(exc).__name__} on {MODEL_FILE}; "
                 "run `tandem train reranker`"
             ) from exc
-        if info.format_version != FORMAT_VERSION:
-            raise ArtefactError(
-                f"expected reranker format {FORMAT_VERSION} in {path}, got {info.format_version}; train it anew"
-            )
-        return info
 
     def save(self, folder: Path) -> None:
         """Write ``model.json`` by write-and-rename, so that it is there whole or not at all."""

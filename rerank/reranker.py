@@ -13,6 +13,7 @@ from corpus.events import HistoryEvent
 from corpus.items import ItemTable
 from rerank.blend import Blend
 from rerank.config import RerankerConfig
+from rerank.heads import N_HEADS
 from rerank.history import item_names
 from rerank.inputs import PassageTokens, TokenArray
 from rerank.model_info import RerankerModelInfo
@@ -34,11 +35,12 @@ SAFETY = 0.8  # share of the time left that a chunk may be expected to take
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reranked:
-    """The served order of one query's candidates; the first three arrays run in parallel, best first."""
+    """The served order of one query's candidates; the first four arrays run in parallel, best first."""
 
     order: IntArray  # (n,) positions in the candidates
     scores: FloatArray  # (n,) final, never rising
     rerank_scores: FloatArray  # (n,) of the cross-encoder; NaN where it read nothing
+    probabilities: FloatArray  # (n, 3) of click, cart and purchase; NaN where it read nothing or nobody knows
     n_scored: int  # candidates that the cross-encoder read
     degraded: str | None  # DEADLINE, FAILED or None
 
@@ -47,7 +49,8 @@ class Reranked:
 class _Read:
     """What the cross-encoder made of some items."""
 
-    scores: FloatArray  # (n_items,) NaN behind the first ``n``
+    logits: FloatArray  # (n_items, 3) NaN behind the first ``n``
+    scores: FloatArray  # (n_items,) the ranking values of these
     n: int  # items read, from the first on
     degraded: str | None  # DEADLINE, FAILED or None
 
@@ -119,8 +122,7 @@ class Reranker:
             All candidates, ordered, with the reason in ``degraded`` if the cross-encoder read fewer than it might.
         """
         if self.blend is None:
-            read = self._read(query, history, candidates.rows[:depth], deadline)
-            return self._joined(candidates, read)
+            return self._joined(candidates, self._read(query, history, candidates.rows[:depth], deadline))
         features = self.blend.features(query, history, candidates)
         first = self.blend.first(features)  # (n,)
         best = np.argsort(-first, kind="stable")[:depth]
@@ -128,10 +130,7 @@ class Reranker:
         scores = np.full(len(candidates), np.nan, dtype=np.float32)
         scores[best] = read.scores
         final = self.blend.final(first, features, scores) if read.n else first
-        order = np.argsort(-final, kind="stable")
-        return Reranked(
-            order=order, scores=final[order], rerank_scores=scores[order], n_scored=read.n, degraded=read.degraded
-        )
+        return self._reranked(np.argsort(-final, kind="stable"), final, best, read)
 
     def score(self, query: str, history: Sequence[HistoryEvent], rows: IntArray) -> FloatArray:
         """Let the cross-encoder read some items, however long it takes; float32 (n,).
@@ -152,24 +151,26 @@ class Reranker:
 
     def _read(self, query: str, history: Sequence[HistoryEvent], rows: IntArray, deadline: float | None) -> _Read:
         """Score items from the first on while time lasts."""
-        scores = np.full(len(rows), np.nan, dtype=np.float32)
-        nothing = _Read(scores=scores.copy(), n=0, degraded=FAILED)
+        logits = np.full((len(rows), N_HEADS), np.nan, dtype=np.float32)
+        nothing = _Read(logits=logits, scores=logits[:, 0], n=0, degraded=FAILED)
+        filled = logits.copy()
         try:
             pairs = self.pairs(self._prefix(query, history), rows)
-            n = self._score(pairs, scores, deadline)
+            n = self._score(pairs, filled, deadline)
         except Exception:  # a broken model must not fail the search
             logger.exception("the reranker failed; candidates keep the order they had without it")
             return nothing
+        scores = self.scorer.ranking_values(filled)
         if not np.isfinite(scores[:n]).all():
             logger.error("the reranker answered NaN or infinity; candidates keep the order they had without it")
             return nothing
-        return _Read(scores=scores, n=n, degraded=None if n == len(rows) else DEADLINE)
+        return _Read(logits=filled, scores=scores, n=n, degraded=None if n == len(rows) else DEADLINE)
 
-    def _score(self, pairs: Pairs, scores: FloatArray, deadline: float | None) -> int:
-        """Fill ``scores`` from the first pair on while time lasts; returns how many were scored."""
-        n = len(scores)
+    def _score(self, pairs: Pairs, logits: FloatArray, deadline: float | None) -> int:
+        """Fill ``logits`` from the first pair on while time lasts; returns how many were scored."""
+        n = len(logits)
         if deadline is None:
-            scores[:] = self.scorer.score(pairs)
+            logits[:] = self.scorer.heads(pairs)
             return n
         done = 0
         while done < n:
@@ -178,7 +179,7 @@ class Reranker:
             if size == 0:
                 break
             chunk = slice(done, done + size)
-            scores[chunk] = self.scorer.score(Pairs(prefixes=pairs.prefixes[chunk], passages=pairs.passages[chunk]))
+            logits[chunk] = self.scorer.heads(Pairs(prefixes=pairs.prefixes[chunk], passages=pairs.passages[chunk]))
             self._learn(pairs, chunk, self.clock() - began)
             done += size
         return done
@@ -208,17 +209,26 @@ class Reranker:
         order = np.arange(n, dtype=np.int64)
         retrieval = candidates.scores.astype(np.float32)
         final = retrieval.copy()
-        scores = np.full(n, np.nan, dtype=np.float32)
         if read.n > 0:
-            scores[: read.n] = read.scores[: read.n]
-            final[: read.n] = (
-                self.score_weights["rerank"] * scores[: read.n] + self.score_weights["retrieval"] * retrieval[: read.n]
-            )
+            weights = self.score_weights
+            final[: read.n] = weights["rerank"] * read.scores[: read.n] + weights["retrieval"] * retrieval[: read.n]
             order[: read.n] = np.argsort(-final[: read.n], kind="stable")
             if read.n < n:
                 final[read.n :] = final[: read.n].min() + (retrieval[read.n :] - retrieval[read.n])
+        return self._reranked(order, final, np.arange(len(read.scores)), read)
+
+    def _reranked(self, order: IntArray, final: FloatArray, places: IntArray, read: _Read) -> Reranked:
+        """Put an answer together; ``places`` are the positions of the items that were to be read."""
+        logits = np.full((len(order), N_HEADS), np.nan, dtype=np.float32)
+        scores = np.full(len(order), np.nan, dtype=np.float32)
+        logits[places], scores[places] = read.logits, read.scores
         return Reranked(
-            order=order, scores=final[order], rerank_scores=scores[order], n_scored=read.n, degraded=read.degraded
+            order=order,
+            scores=final[order],
+            rerank_scores=scores[order],
+            probabilities=self.scorer.probabilities(logits[order]),
+            n_scored=read.n,
+            degraded=read.degraded,
         )
 
 

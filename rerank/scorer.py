@@ -4,9 +4,10 @@ An exported folder holds ``openvino_model.xml`` and ``.bin`` (the graph), ``toke
 Opening one needs no torch; exporting one does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -15,8 +16,10 @@ from pydantic import ValidationError
 from corpus.config import Section
 from corpus.errors import ArtefactError
 from rerank.config import RerankerConfig
+from rerank.heads import N_HEADS, weight_array
 from rerank.inputs import PairTokenizer, TokenArray, assemble
 from rerank.model_info import MODEL_FOLDER, RerankerModelInfo
+from rerank.probabilities import ProbabilityMap, probabilities
 from retrieval.arrays import FloatArray
 from retrieval.engine import Engine, TokenBatch
 
@@ -36,6 +39,8 @@ class RerankerInfo(Section):
     precision: Precision
     config: RerankerConfig
     score_weights: dict[str, float]
+    head_weights: dict[str, float]  # ranking value = sum of the heads' logits times these
+    probability_maps: dict[str, ProbabilityMap]  # head -> from its logit to a probability
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,29 +54,56 @@ class Pairs:
 class PairScorer:
     """Scores pairs through any engine; higher is better."""
 
-    def __init__(self, engine: Engine, tokenizer: PairTokenizer, *, batch_tokens: int = BATCH_TOKENS) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: PairTokenizer,
+        head_weights: Mapping[str, float],
+        probability_maps: Mapping[str, ProbabilityMap] = MappingProxyType({}),
+        *,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> None:
         """Join an engine and its tokenizer.
 
         Args:
-            engine: Answers float32 (n, 1).
+            engine: Answers float32 (n, 3), the heads' logits.
             tokenizer: Knows the separator and the padding.
+            head_weights: What each head's logit counts in the ranking value.
+            probability_maps: From a head's logit to a probability; without, it stays unknown.
             batch_tokens: Most padded tokens in one run; a longer pair runs alone.
         """
         self.engine = engine
         self.tokenizer = tokenizer
+        self._head_weights = weight_array(head_weights)
+        self._probability_maps = probability_maps
         self._batch_tokens = batch_tokens
 
     def score(self, pairs: Pairs) -> FloatArray:
-        """Score pairs, in batches of like length.
+        """Return the values to rank pairs by: float32 (n,), in the order of the pairs."""
+        return self.ranking_values(self.heads(pairs))
+
+    def heads(self, pairs: Pairs) -> FloatArray:
+        """Run the model over pairs, in batches of like length.
 
         Returns:
-            float32 (n,), in the order of the pairs. In fp32 a pair's score does not depend on its batch (to 1e-5).
+            float32 (n, 3), the logits of ``rerank.heads.HEADS``, in the order of the pairs. In fp32 a pair's logits do
+            not depend on its batch (to 1e-5).
         """
-        scores = np.empty(len(pairs.passages), dtype=np.float32)
+        logits = np.empty((len(pairs.passages), N_HEADS), dtype=np.float32)
         for positions in self._batches(pairs):
             batch = self.batch(pairs, positions)
-            scores[positions] = self.engine.run(batch.input_ids, batch.attention_mask, batch.token_type_ids)[:, 0]
-        return scores
+            logits[positions] = self.engine.run(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+        return logits
+
+    def ranking_values(self, logits: FloatArray) -> FloatArray:
+        """Join the logits of the heads that count to one value per pair: float32 (..., 3) to (...)."""
+        counting = self._head_weights > 0  # an untaught head may answer anything, and 0 · inf would be NaN
+        values: FloatArray = logits[..., counting] @ self._head_weights[counting]
+        return values
+
+    def probabilities(self, logits: FloatArray) -> FloatArray:
+        """Return calibrated probabilities of click, cart and purchase: float32 (n, 3) to (n, 3), NaN where unknown."""
+        return probabilities(logits, self._probability_maps)
 
     def batch(self, pairs: Pairs, positions: Sequence[int]) -> TokenBatch:
         """Pad some of the pairs into one batch."""
@@ -103,7 +135,7 @@ def export_reranker(
         model_version_dir: A finished version folder (``model/`` and ``model.json``).
         out_dir: Folder to write.
         precision: ``int8`` quantises weights and activations.
-        calibration: The store's own pairs (see ``rerank.calibration``), from which int8 learns the activations'
+        calibration: The store's own pairs (see ``rerank.quantisation``), from which int8 learns the activations'
             ranges; at least one batch, which is also what the model is traced with.
     Returns:
         What was written to ``reranker.json``.
@@ -125,6 +157,8 @@ def export_reranker(
         precision=precision,
         config=info.config,
         score_weights=info.score_weights,
+        head_weights=info.head_weights,
+        probability_maps=info.probability_maps,
     )
     tokenizer.save(out_dir)
     (out_dir / RERANKER_FILE).write_text(exported.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -139,15 +173,23 @@ def open_scorer(folder: Path, *, n_threads: int | None = None) -> PairScorer:
     """
     from retrieval.engine import OpenVinoEngine
 
-    return PairScorer(OpenVinoEngine.load(folder, n_threads=n_threads), PairTokenizer.load(folder))
+    info = read_info(folder)
+    engine = OpenVinoEngine.load(folder, n_threads=n_threads)
+    return PairScorer(engine, PairTokenizer.load(folder), info.head_weights, info.probability_maps)
 
 
 def open_torch_scorer(model_version_dir: Path, *, device: str | None = None) -> PairScorer:
-    """Open a trained version with torch, on the GPU where there is one and no device is named."""
+    """Open a trained version with torch, on the GPU where there is one and no device is named.
+
+    Raises:
+        ArtefactError: If the version folder is not a finished one.
+    """
     from retrieval.torch_engine import TorchEngine
 
+    info = RerankerModelInfo.load(model_version_dir)
     folder = model_version_dir / MODEL_FOLDER
-    return PairScorer(TorchEngine(load_module(folder), device), PairTokenizer.load(folder))
+    engine = TorchEngine(load_module(folder), device)
+    return PairScorer(engine, PairTokenizer.load(folder), info.head_weights, info.probability_maps)
 
 
 def read_info(folder: Path) -> RerankerInfo:
@@ -165,7 +207,7 @@ def read_info(folder: Path) -> RerankerInfo:
 
 
 def load_module(folder: Path) -> "nn.Module":
-    """Load a trained model as a torch module with the engines' three inputs and an output of (n, 1)."""
+    """Load a trained model as a torch module with the engines' three inputs and an output of (n, 3)."""
     from rerank.cross_encoder import CrossEncoder, load_classifier
     from retrieval.quiet import quiet_libraries
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,23 @@ from transformers.integrations import TensorBoardCallback
 
 from corpus.errors import ConfigError, InputError
 from corpus.prepared import Prepared
-from rerank.candidates import TrainingList, add_candidates, collect_lists, n_draws
+from rerank.candidates import TrainingList, add_candidates, choices_per_head, collect_lists, n_draws
 from rerank.checkpoints import open_checkpoints
 from rerank.config import FROM_RETRIEVER, RerankerConfig
 from rerank.cross_encoder import check_length, load_classifier
 from rerank.dataset import ListDataset
+from rerank.heads import HEADS, resolve_weights, taught_heads
 from rerank.history import HISTORY_VERSION, item_names
 from rerank.inputs import TOKENIZER_FILE, PairTokenizer, PassageTokens
 from rerank.model_info import MODEL_FILE, MODEL_FOLDER, RerankerModelInfo
 from rerank.trainer import (
     BEST_METRIC,
     WEIGHT_METRIC,
+    Objective,
     RerankerTrainer,
     training_arguments,
 )
-from rerank.validation import build_validation
+from rerank.validation import build_validation, calibrate
 from retrieval.base_models import resolve_base_model
 from retrieval.passages import PASSAGE_VERSION, passages
 from retrieval.quiet import quiet_libraries
@@ -88,18 +91,23 @@ def train_reranker(
         trainer = _trainer(prepared, retriever, config, tokenizer, classifier, out)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         metrics, retrieval_weight = _best(trainer)
+        calibration = calibrate(trainer.eval_dataset, trainer.scorer(), trainer.objective.heads)
         model_folder = out / MODEL_FOLDER
         classifier.save_pretrained(model_folder)
         pretrained.save_pretrained(model_folder)
         tokenizer.save(model_folder)
+    objective = trainer.objective
     info = RerankerModelInfo(
-        fingerprint=_fingerprint(model_folder, config),
+        fingerprint=_fingerprint(model_folder, config, objective.head_weights),
         retriever_fingerprint=retriever_fingerprint,
         data_fingerprint=prepared.fingerprint,
         base_model=config.base_model,
         config=config,
         score_weights={"rerank": 1.0, "retrieval": retrieval_weight},
-        metrics=metrics,
+        heads=objective.heads,
+        head_weights=objective.head_weights,
+        probability_maps=calibration.maps,
+        metrics=metrics | calibration.metrics,
         n_parameters=int(classifier.num_parameters()),
         seed=config.train.seed,
         packages={name: version(name) for name in _PACKAGES},
@@ -165,7 +173,7 @@ def _trainer(
         arguments.max_steps,
         len(validation),
     )
-    trainer = RerankerTrainer(classifier, arguments, dataset, validation, tokenizer)
+    trainer = RerankerTrainer(classifier, arguments, dataset, validation, tokenizer, _objective(config, lists))
     trainer.remove_callback(PrinterCallback)  # prints to the standard output
     trainer.add_callback(TrainingProgress("training the reranker"))
     trainer.add_callback(CheckpointClock(config.train.checkpoint_minutes))
@@ -173,6 +181,13 @@ def _trainer(
     if validated:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=config.train.patience))
     return trainer
+
+
+def _objective(config: RerankerConfig, lists: Sequence[TrainingList]) -> Objective:
+    taught = taught_heads(choices_per_head(lists))
+    if len(taught) < len(HEADS):
+        logger.info("the training split teaches only: %s", ", ".join(taught))
+    return Objective(loss=config.train.loss, heads=taught, head_weights=resolve_weights(config.head_weights, taught))
 
 
 def _load_tokenizer(base_model: str) -> tuple[PairTokenizer, Any]:
@@ -205,13 +220,13 @@ def _best(trainer: RerankerTrainer) -> tuple[dict[str, float], float]:
     return metrics | {"epoch": float(best["epoch"])}, float(best[WEIGHT_METRIC])
 
 
-def _fingerprint(model_folder: Path, config: RerankerConfig) -> str:
-    """Hash all that decides a score: weights, tokenizer, and how inputs are written."""
+def _fingerprint(model_folder: Path, config: RerankerConfig, head_weights: dict[str, float]) -> str:
+    """Hash all that decides a score: weights, tokenizer, how inputs are written and how the heads are joined."""
     digest = hashlib.sha256()
     for path in sorted([*model_folder.glob("*.safetensors"), model_folder / TOKENIZER_FILE]):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    settings = config.model_dump(mode="json", exclude={"train", "preset", "base_model", "n_layers"})
-    settings |= {"history_version": HISTORY_VERSION, "passage_version": PASSAGE_VERSION}
+    settings = config.model_dump(mode="json", exclude={"train", "preset", "base_model", "n_layers", "head_weights"})
+    settings |= {"history_version": HISTORY_VERSION, "passage_version": PASSAGE_VERSION, "head_weights": head_weights}
     digest.update(json.dumps(settings, sort_keys=True).encode())
     return digest.hexdigest()

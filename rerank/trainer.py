@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,24 @@ from corpus.errors import ArtefactError, DeviceUnavailable
 from rerank.config import RerankerTrainConfig
 from rerank.cross_encoder import CrossEncoder, pair_logits
 from rerank.dataset import GroupedByLength, ListCollator, ListDataset
+from rerank.heads import HEADS
 from rerank.inputs import PairTokenizer
-from rerank.loss import listwise_loss
+from rerank.loss import LossKind, label_targets, list_loss
 from rerank.scorer import PairScorer
 from rerank.validation import ValidationSet, validate
 from retrieval.torch_engine import TorchEngine
 
 BEST_METRIC = "eval_mrr_at_10"
 WEIGHT_METRIC = "eval_retrieval_weight"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """What training is after."""
+
+    loss: LossKind
+    heads: tuple[str, ...]  # that the data can teach
+    head_weights: dict[str, float]  # resolved, for the ranking that is validated
 
 
 class RerankerTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
@@ -34,6 +45,7 @@ class RerankerTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         dataset: ListDataset,
         validation: ValidationSet,
         tokenizer: PairTokenizer,
+        objective: Objective,
     ) -> None:
         super().__init__(
             model=classifier,
@@ -44,6 +56,7 @@ class RerankerTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         )
         self._validation = validation
         self._tokenizer = tokenizer
+        self.objective = objective
 
     def compute_loss(
         self,
@@ -52,22 +65,28 @@ class RerankerTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         return_outputs: bool = False,
         num_items_in_batch: Any = None,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
-        """Return the listwise loss of a batch."""
-        logits = pair_logits(model, inputs["input_ids"], inputs["attention_mask"], inputs["token_type_ids"])[:, 0]
-        loss = listwise_loss(logits, inputs["targets"], inputs["places"])
+        """Return the loss of a batch over the heads that the data can teach."""
+        logits = pair_logits(model, inputs["input_ids"], inputs["attention_mask"], inputs["token_type_ids"])
+        taught = [HEADS.index(head) for head in self.objective.heads]
+        targets = label_targets(inputs["rates"][..., taught])
+        loss = list_loss(logits[:, taught], targets, inputs["places"], self.objective.loss)
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ANN401
         """Rerank the validation queries; the Trainer calls this after each epoch."""
         began = time.monotonic()
-        engine = TorchEngine(CrossEncoder(self.model), str(self.args.device))
-        outcome = validate(self._validation, PairScorer(engine, self._tokenizer))
+        outcome = validate(self._validation, self.scorer())
         metrics = {f"eval_{name}": value for name, value in outcome.metrics.items()}
         metrics[WEIGHT_METRIC] = outcome.score_weights["retrieval"]
         metrics["eval_seconds"] = time.monotonic() - began
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def scorer(self) -> PairScorer:
+        """Return a scorer that runs the model as it is now."""
+        engine = TorchEngine(CrossEncoder(self.model), str(self.args.device))
+        return PairScorer(engine, self._tokenizer, self.objective.head_weights)
 
     def _load_best_model(self) -> None:
         # the library would log a failure and go on with the last model; and the folder may have moved since

@@ -5,10 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from corpus.prepared import Prepared
 from rerank.config import RerankerConfig
+from rerank.heads import N_HEADS, head_flags
 from rerank.inputs import PairTokenizer, PassageTokens, TokenArray
+from rerank.probabilities import Calibration, fit_calibration
 from rerank.scorer import Pairs, PairScorer
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.retriever import Retriever
@@ -36,21 +39,30 @@ class ValidationSet:
     rows: list[IntArray]  # candidates, best first
     retrieval: FloatArray  # (n_queries, depth) scores; -inf behind the last candidate
     relevant: np.ndarray[tuple[int, int], np.dtype[np.bool_]]  # (n_queries, depth)
+    chosen: npt.NDArray[np.bool_]  # (n_queries, depth, 3): which heads a candidate is a positive of
     passage_tokens: PassageTokens
 
     def __len__(self) -> int:
         return len(self.prefixes)
 
-    def score(self, scorer: PairScorer) -> FloatArray:
-        """Score all candidates, float32 (n_queries, depth); -inf behind the last candidate."""
-        flat = scorer.score(
+    @property
+    def known(self) -> npt.NDArray[np.bool_]:
+        """Where there is a candidate: bool (n_queries, depth)."""
+        return np.isfinite(self.retrieval)
+
+    def heads(self, scorer: PairScorer) -> FloatArray:
+        """Return the heads' logits for all candidates, float32 (n_candidates, 3), query by query, best first."""
+        return scorer.heads(
             Pairs(
                 prefixes=[p for p, rows in zip(self.prefixes, self.rows, strict=True) for _ in range(len(rows))],
                 passages=[self.passage_tokens.of(row) for rows in self.rows for row in rows.tolist()],
             )
         )
+
+    def score(self, scorer: PairScorer) -> FloatArray:
+        """Score all candidates, float32 (n_queries, depth); -inf behind the last candidate."""
         scores = np.full(self.retrieval.shape, -np.inf, dtype=np.float32)
-        scores[np.isfinite(self.retrieval)] = flat
+        scores[self.known] = scorer.ranking_values(self.heads(scorer))
         return scores
 
 
@@ -69,15 +81,20 @@ def build_validation(
     found = retriever.retrieve_batch([example.query for example in examples], depth) if examples else []
     retrieval = np.full((len(examples), depth), -np.inf, dtype=np.float32)
     relevant = np.zeros((len(examples), depth), dtype=bool)
+    chosen = np.zeros((len(examples), depth, N_HEADS), dtype=bool)
     for line, (example, candidates) in enumerate(zip(examples, found, strict=True)):
-        chosen = [label.row for label in example.labels if label.weight > 0]
         retrieval[line, : len(candidates)] = candidates.scores
-        relevant[line, : len(candidates)] = np.isin(candidates.rows, chosen)
+        place_of = {row: place for place, row in enumerate(candidates.rows.tolist())}
+        for label in example.labels:
+            if label.row in place_of:
+                relevant[line, place_of[label.row]] |= label.weight > 0
+                chosen[line, place_of[label.row]] |= head_flags(label) > 0
     return ValidationSet(
         prefixes=[tokenizer.prefix(example.query, example.history, name_of, config) for example in examples],
         rows=[candidates.rows for candidates in found],
         retrieval=retrieval,
         relevant=relevant,
+        chosen=chosen,
         passage_tokens=passage_tokens,
     )
 
@@ -97,7 +114,7 @@ def validate(validation: ValidationSet, scorer: PairScorer) -> Outcome:
         model answers NaN); and the weights, such that the final score is rerank + w · retrieval.
     """
     reranked = validation.score(scorer)
-    known = np.isfinite(validation.retrieval)
+    known = validation.known
     before = mean_reciprocal_rank(validation.retrieval, validation.relevant)
     if not np.isfinite(reranked[known]).all():
         logger.error("the reranker answered NaN or infinity in validation: its training diverged")
@@ -120,6 +137,20 @@ def validate(validation: ValidationSet, scorer: PairScorer) -> Outcome:
         },
         score_weights={"rerank": 1.0, "retrieval": float(weights[chosen])},
     )
+
+
+def calibrate(validation: ValidationSet, scorer: PairScorer, heads: tuple[str, ...]) -> Calibration:
+    """Fit the map from logit to probability of each head on the candidates of all queries.
+
+    Args:
+        validation: The queries.
+        scorer: Of the finished model.
+        heads: Those that were trained.
+    """
+    if len(validation) == 0:
+        return Calibration(maps={}, metrics={})
+    queries = np.repeat(np.arange(len(validation)), [len(rows) for rows in validation.rows])
+    return fit_calibration(validation.heads(scorer), validation.chosen[validation.known], queries, heads)
 
 
 def _largest_good(found: FloatArray) -> int:

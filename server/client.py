@@ -54,6 +54,9 @@ class SearchResult:
     dense_score: float | None
     lexical_score: float | None  # None: no word of the query matched
     rerank_score: float | None  # None: the cross-encoder did not read the item
+    click_probability: float | None  # None, as for the two below: not read, or nothing to tell it from
+    cart_probability: float | None
+    purchase_probability: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +202,9 @@ def _response(message: search_pb2.SearchResponse) -> SearchResponse:
                 dense_score=_optional(result, "dense_score"),
                 lexical_score=_optional(result, "lexical_score"),
                 rerank_score=_optional(result, "rerank_score"),
+                click_probability=_optional(result, "click_probability"),
+                cart_probability=_optional(result, "cart_probability"),
+                purchase_probability=_optional(result, "purchase_probability"),
             )
             for result in message.results
         ),

@@ -90,6 +90,9 @@ def result_messages(hits: Sequence[Hit], fields: frozenset[str]) -> list[search_
             dense_score=hit.dense_score,
             lexical_score=hit.lexical_score,
             rerank_score=hit.rerank_score,
+            click_probability=hit.click_probability,
+            cart_probability=hit.cart_probability,
+            purchase_probability=hit.purchase_probability,
         )
         for hit in hits
     ]

@@ -11,7 +11,9 @@ import numpy as np
 
 from corpus.events import HistoryEvent
 from indexer.bundle import Bundle
+from rerank.heads import N_HEADS
 from rerank.reranker import FAILED
+from retrieval.arrays import FloatArray
 from retrieval.candidates import Candidates
 from server.ranking import DegradationReason, Hit, RankedWindow, Ranking, Run, SearchTask
 
@@ -115,6 +117,7 @@ class Pipeline:
             dense=ordered.dense,
             lexical=ordered.lexical,
             rerank=reranked.rerank_scores,
+            probabilities=reranked.probabilities,
         )
 
 
@@ -126,18 +129,24 @@ def present(window: RankedWindow, *, offset: int, page_size: int) -> tuple[Hit, 
         offset: Results to skip, from 0.
         page_size: Results wanted; fewer come from the end of the window.
     """
+    end = min(offset + page_size, len(window.ranking))
+    return tuple(_hit(window, position) for position in range(offset, end))
+
+
+def _hit(window: RankedWindow, position: int) -> Hit:
     ranking = window.ranking
-    return tuple(
-        Hit(
-            item=window.items.item(int(ranking.rows[position])),
-            rank=position + 1,
-            score=float(ranking.scores[position]),
-            retrieval_score=float(ranking.retrieval[position]),
-            dense_score=float(ranking.dense[position]),
-            lexical_score=_or_none(ranking.lexical[position]),
-            rerank_score=_or_none(ranking.rerank[position]),
-        )
-        for position in range(offset, min(offset + page_size, len(ranking)))
+    click, cart, purchase = (_or_none(chance) for chance in ranking.probabilities[position])
+    return Hit(
+        item=window.items.item(int(ranking.rows[position])),
+        rank=position + 1,
+        score=float(ranking.scores[position]),
+        retrieval_score=float(ranking.retrieval[position]),
+        dense_score=float(ranking.dense[position]),
+        lexical_score=_or_none(ranking.lexical[position]),
+        rerank_score=_or_none(ranking.rerank[position]),
+        click_probability=click,
+        cart_probability=cart,
+        purchase_probability=purchase,
     )
 
 
@@ -148,13 +157,18 @@ def _as_retrieved(candidates: Candidates) -> Ranking:
         retrieval=candidates.scores,
         dense=candidates.dense,
         lexical=candidates.lexical,
-        rerank=np.full(len(candidates), np.nan, dtype=np.float32),
+        rerank=_unknown(len(candidates)),
+        probabilities=_unknown(len(candidates), N_HEADS),
     )
+
+
+def _unknown(*shape: int) -> FloatArray:
+    return np.full(shape, np.nan, dtype=np.float32)
 
 
 def _no_time(n_scored: int, depth: int) -> str:
     return f"there was time to rerank {n_scored} of {depth} candidates; the others are ordered without it"
 
 
-def _or_none(score: np.float32) -> float | None:
-    return None if np.isnan(score) else float(score)
+def _or_none(number: np.float32) -> float | None:
+    return None if np.isnan(number) else float(number)

@@ -49,6 +49,7 @@ class Ranking:
     dense: FloatArray  # (n,)
     lexical: FloatArray  # (n,) NaN where no word matched
     rerank: FloatArray  # (n,) NaN where the cross-encoder did not read the item
+    probabilities: FloatArray  # (n, 3) of click, cart and purchase; NaN where unknown
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -77,6 +78,9 @@ class Hit:
     dense_score: float
     lexical_score: float | None
     rerank_score: float | None
+    click_probability: float | None
+    cart_probability: float | None
+    purchase_probability: float | None
 
 
 @dataclass(slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from corpus.workspace import Workspace
 from indexer.config import BuildConfig
 from rerank.config import RerankerConfig
 from rerank.model_info import RerankerModelInfo
+from rerank.probabilities import Platt
 from retrieval.config import RetrieverConfig, VectorIndexConfig
 from retrieval.model_info import FusionInfo, RetrieverModelInfo
 
@@ -46,7 +47,7 @@ def write_reranker(folder: Path, bert: Path, *, retriever_fingerprint: str) -> N
 
     torch.manual_seed(3)
     with quiet_libraries():
-        model = AutoModelForSequenceClassification.from_pretrained(bert, num_labels=1)
+        model = AutoModelForSequenceClassification.from_pretrained(bert, num_labels=3)
     model.save_pretrained(folder / "model")
     shutil.copy2(bert / "tokenizer.json", folder / "model")
     RerankerModelInfo(
@@ -56,6 +57,9 @@ def write_reranker(folder: Path, bert: Path, *, retriever_fingerprint: str) -> N
         base_model="tiny",
         config=RERANKER,
         score_weights={"rerank": 1.0, "retrieval": 0.5},
+        heads=("click", "cart", "purchase"),
+        head_weights={"click": 0.25, "cart": 0.25, "purchase": 0.5},
+        probability_maps={"click": Platt(slope=0.5, intercept=-1.0), "purchase": Platt(slope=1.0, intercept=-2.0)},
         metrics={},
         n_parameters=1,
         seed=1,

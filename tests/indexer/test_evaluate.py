@@ -1,6 +1,7 @@
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -237,7 +238,12 @@ def test_what_lies_below_the_rerank_depth_keeps_its_order_behind_the_reranked(ti
         def rerank(self, query, history, candidates, *, deadline=None):
             order = candidates.rows.argsort() * 0 + range(len(candidates))[::-1]
             return Reranked(
-                order=order, scores=candidates.scores, rerank_scores=candidates.scores, n_scored=3, degraded=None
+                order=order,
+                scores=candidates.scores,
+                rerank_scores=candidates.scores,
+                probabilities=np.full((len(order), 3), np.nan, dtype=np.float32),
+                n_scored=3,
+                degraded=None,
             )
 
     examples = tiny_prepared.examples("test", limit=1)

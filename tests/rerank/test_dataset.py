@@ -45,9 +45,9 @@ def test_histories_are_dropped_at_the_configured_rate_and_only_then(dataset: Lis
     assert with_history != [n for n in personal if (dataset.prefix(n) == dataset.prefix(n)[-1]).sum() == 2]
 
 
-def test_a_dropped_history_makes_the_targets_those_of_all_shoppers(dataset: ListDataset):
+def test_a_dropped_history_makes_the_rates_those_of_all_shoppers(dataset: ListDataset):
     dataset.set_epoch(0)
-    shared = [n for n in range(len(dataset)) if (dataset[n]["targets"] > 0).sum() > 1]
+    shared = [n for n in range(len(dataset)) if (dataset[n]["rates"][:, 0] > 0).sum() > 1]
     assert shared
     assert all(len(dataset.prefix(n)) == len(dataset._anonymous[dataset._entries[n]]) for n in shared)
 
@@ -75,13 +75,13 @@ def test_a_collated_batch_puts_each_target_beside_its_pair(dataset: ListDataset,
         {
             "prefix": np.array([1, 2, 3], dtype=np.int32),
             "passages": [np.array([n], dtype=np.int32) for n in range(10, 10 + size)],
-            "targets": np.eye(size, dtype=np.float32)[0],
+            "rates": np.eye(size, 3, dtype=np.float32),
         }
         for size in (3, 2)
     ]
     batch = ListCollator(pair_tokenizer)(entries)
     assert batch["input_ids"].shape == (5, 5)
     assert batch["input_ids"][:, 3].tolist() == [10, 11, 12, 10, 11]
-    assert batch["targets"].tolist() == [[1, 0, 0], [1, 0, 0]]
+    np.testing.assert_array_equal(batch["rates"], [np.eye(3), np.eye(3) * [[1], [1], [0]]])
     assert batch["places"].tolist() == [0, 1, 2, 3, 4]
     assert batch["input_ids"].dtype == torch.int64

@@ -5,6 +5,7 @@ import pytest
 from corpus.errors import ArtefactError
 from rerank.config import RerankerConfig
 from rerank.model_info import MODEL_FILE, RerankerModelInfo
+from rerank.probabilities import Isotonic, Platt
 
 
 @pytest.fixture
@@ -16,6 +17,12 @@ def info() -> RerankerModelInfo:
         base_model="default",
         config=RerankerConfig(preset="reference"),
         score_weights={"rerank": 1.0, "retrieval": 0.25},
+        heads=("click", "purchase"),
+        head_weights={"click": 0.5, "cart": 0.0, "purchase": 0.5},
+        probability_maps={
+            "click": Isotonic(logits=(-1.0, 0.1), probabilities=(0.01, 1 / 3)),
+            "purchase": Platt(slope=0.5, intercept=-3.0),
+        },
         metrics={"mrr_at_10": 0.5},
         n_parameters=3,
         seed=13,
@@ -43,6 +50,12 @@ def test_a_truncated_info_is_refused(info: RerankerModelInfo, tmp_path: Path):
 
 
 def test_another_format_version_is_refused(info: RerankerModelInfo, tmp_path: Path):
-    info.model_copy(update={"format_version": 2}).save(tmp_path)
-    with pytest.raises(ArtefactError, match="got 2"):
+    info.model_copy(update={"format_version": 3}).save(tmp_path)
+    with pytest.raises(ArtefactError, match="got 3"):
+        RerankerModelInfo.load(tmp_path)
+
+
+def test_an_older_format_is_named_although_it_lacks_fields(tmp_path: Path):
+    (tmp_path / MODEL_FILE).write_text('{"format_version": 1, "fingerprint": "f"}', encoding="utf-8")
+    with pytest.raises(ArtefactError, match=r"got 1; train it anew"):
         RerankerModelInfo.load(tmp_path)

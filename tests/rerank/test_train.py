@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from corpus.errors import ConfigError, DeviceUnavailable, InputError
 from corpus.prepared import EXAMPLE_SCHEMA, Prepared
-from rerank.config import RerankerConfig
+from rerank.config import HeadWeights, RerankerConfig
 from rerank.cross_encoder import load_classifier
 from rerank.model_info import MODEL_FILE, RerankerModelInfo
 from rerank.train import train_reranker
@@ -46,6 +46,50 @@ def test_a_version_holds_the_model_its_logs_and_its_description_only(trained: Pa
     assert trained_info.retriever_fingerprint == "retriever"
     assert trained_info.packages["torch"]
     assert trained_info.config.train.epochs == 12
+
+
+def test_purchases_alone_teach_one_head(trained_info: RerankerModelInfo):
+    assert trained_info.heads == ("purchase",)
+    assert trained_info.head_weights == {"click": 0.0, "cart": 0.0, "purchase": 1.0}
+
+
+def test_calibration_mends_the_probabilities_of_the_taught_head(trained_info: RerankerModelInfo):
+    assert set(trained_info.probability_maps) == {"purchase"}
+    assert trained_info.metrics["ece_purchase"] < 0.5 * trained_info.metrics["ece_purchase_uncalibrated"]
+    assert "ece_click" not in trained_info.metrics
+
+
+@pytest.mark.parametrize("loss", ["listwise", "pointwise"])
+def test_every_head_is_taught_by_the_choices_of_its_kind(
+    tiny_prepared: Prepared, word_retriever, tiny_config: RerankerConfig, tmp_path: Path, loss: str
+):
+    # the store knows clicks and purchases, no carts
+    config = changed(tiny_config, max_steps=40, loss=loss).model_copy(
+        update={"head_weights": HeadWeights(click=1.0, purchase=3.0)}
+    )
+    info = run(tiny_prepared, word_retriever, config, tmp_path / "v1")
+    assert info.heads == ("click", "purchase")
+    assert set(info.probability_maps) == {"click", "purchase"}
+    assert info.head_weights == {"click": 0.25, "cart": 0.0, "purchase": 0.75}
+    began = _fresh_heads(config)
+    ended = load_file(tmp_path / "v1" / "model" / "model.safetensors")["classifier.weight"]
+    moved = np.abs(ended - began).max(axis=1)
+    by_decay = 40 * 0.01 * 5e-3 * np.abs(began).max()  # all that happens to an untaught head
+    assert moved[1] < by_decay < moved[0] / 5
+    assert by_decay < moved[2] / 5
+
+
+def _fresh_heads(config: RerankerConfig) -> np.ndarray:
+    from transformers import set_seed
+
+    set_seed(config.train.seed)
+    return load_classifier(config.base_model).classifier.weight.detach().numpy()
+
+
+def test_weights_without_a_taught_head_are_refused(tasteful, word_retriever, tiny_config, tmp_path: Path):
+    config = tiny_config.model_copy(update={"head_weights": HeadWeights(purchase=0.0)})
+    with pytest.raises(ConfigError, match="head_weights"):
+        run(tasteful, word_retriever, config, tmp_path / "v1")
 
 
 def test_tensorboard_shows_loss_and_validation(trained: Path):
@@ -173,6 +217,7 @@ def test_without_validation_searches_the_last_epoch_is_kept(
     info = run(Prepared(folder), word_retriever, changed(tiny_config, max_steps=2), tmp_path / "v1")
     assert info.score_weights == {"rerank": 1.0, "retrieval": 0.0}
     assert "mrr_at_10" not in info.metrics
+    assert info.probability_maps == {}
 
 
 def test_a_reranker_can_start_from_the_retrievers_weights(

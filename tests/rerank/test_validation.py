@@ -1,4 +1,5 @@
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from corpus.items import ItemTable
@@ -7,7 +8,7 @@ from rerank.config import RerankerConfig
 from rerank.history import item_names
 from rerank.inputs import PairTokenizer, PassageTokens
 from rerank.scorer import PairScorer
-from rerank.validation import ValidationSet, build_validation, mean_reciprocal_rank, validate
+from rerank.validation import ValidationSet, build_validation, calibrate, mean_reciprocal_rank, validate
 from retrieval.passages import passages
 
 
@@ -18,10 +19,10 @@ class LookUp:
         self._score_of = score_of
 
     def run(self, input_ids: np.ndarray, attention_mask: np.ndarray, token_type_ids: np.ndarray) -> np.ndarray:
-        return np.array([[self._score_of[line[2]]] for line in input_ids.tolist()], dtype=np.float32)
+        return np.array([[self._score_of[line[2]], 7, 7] for line in input_ids.tolist()], dtype=np.float32)
 
 
-def validation_set(retrieval: list[list[float]], relevant: list[list[int]]) -> ValidationSet:
+def validation_set(retrieval: npt.ArrayLike, relevant: npt.ArrayLike) -> ValidationSet:
     scores = np.array(retrieval, dtype=np.float32)
     rows = [np.arange(np.isfinite(line).sum(), dtype=np.int64) for line in scores]
     tokens = np.arange(100, 100 + scores.shape[1], dtype=np.int32)  # row n is the one token 100 + n
@@ -30,12 +31,14 @@ def validation_set(retrieval: list[list[float]], relevant: list[list[int]]) -> V
         rows=rows,
         retrieval=scores,
         relevant=np.array(relevant, dtype=bool),
+        chosen=np.array(relevant, dtype=bool)[..., None] & [True, False, False],
         passage_tokens=PassageTokens(tokens, np.arange(len(tokens) + 1, dtype=np.int64)),
     )
 
 
 def outcome(validation: ValidationSet, scores: dict[int, float], tokenizer: PairTokenizer):
-    return validate(validation, PairScorer(LookUp({100 + row: score for row, score in scores.items()}), tokenizer))
+    engine = LookUp({100 + row: score for row, score in scores.items()})
+    return validate(validation, PairScorer(engine, tokenizer, {"click": 1.0, "cart": 0.0, "purchase": 0.0}))
 
 
 def test_mean_reciprocal_rank_by_hand():
@@ -97,6 +100,42 @@ def test_short_lists_are_not_confused_by_their_padding(pair_tokenizer: PairToken
 def test_nan_scores_count_as_the_worst_model(pair_tokenizer: PairTokenizer):
     validation = validation_set([[0.9, 0.8]], [[1, 0]])
     assert outcome(validation, {0: np.nan, 1: 0.0}, pair_tokenizer).metrics["mrr_at_10"] == 0.0
+
+
+def test_calibration_reads_each_candidate_beside_its_choice(pair_tokenizer: PairTokenizer):
+    # row 1 is clicked in 9 of 11 searches, row 0 in 3 of 12; the last list ends early
+    validation = validation_set([[0.9, 0.8]] * 11 + [[0.9, -np.inf]], [[0, 1]] * 9 + [[1, 0]] * 3)
+    scorer = PairScorer(LookUp({100: -1.0, 101: 1.0}), pair_tokenizer, {"click": 1.0, "cart": 0.0, "purchase": 0.0})
+    found = calibrate(validation, scorer, ("click", "purchase"))
+    assert set(found.maps) == {"click"}  # nothing was bought
+    np.testing.assert_allclose(found.maps["click"].apply([-1.0, 1.0]), [3 / 12, 9 / 11], atol=0.1)
+    assert set(found.metrics) == {"ece_click", "ece_click_uncalibrated"}
+
+
+def test_without_validation_queries_no_probability_is_known(pair_tokenizer: PairTokenizer):
+    validation = validation_set(np.empty((0, 2)), np.empty((0, 2)))
+    scorer = PairScorer(LookUp({}), pair_tokenizer, {"click": 1.0, "cart": 0.0, "purchase": 0.0})
+    assert calibrate(validation, scorer, ("click",)).maps == {}
+
+
+def test_choices_are_told_apart_by_their_kind(
+    tiny_prepared: Prepared,
+    tiny_items: ItemTable,
+    tiny_config: RerankerConfig,
+    pair_tokenizer: PairTokenizer,
+    word_retriever,
+):
+    tokens = PassageTokens.build(pair_tokenizer, passages(tiny_items, tiny_config.item_fields), 16)
+    names = item_names(tiny_items)
+    validation = build_validation(tiny_prepared, word_retriever, pair_tokenizer, tokens, names, tiny_config)
+    examples = tiny_prepared.examples("valid", limit=300, seed=tiny_config.train.seed)
+    for line, example in enumerate(examples):
+        rows = validation.rows[line]
+        for head, least in enumerate((1.0, 2.0, 3.0)):
+            want = {label.row for label in example.labels if label.grade >= least} & set(rows.tolist())
+            assert set(rows[validation.chosen[line, : len(rows), head]].tolist()) == want
+        assert not validation.chosen[line, len(rows) :].any()
+    assert validation.chosen[..., 0].sum() > validation.chosen[..., 2].sum() > 0
 
 
 def test_validation_queries_carry_history_candidates_and_answers(

@@ -46,7 +46,7 @@ def store(tiny_items: ItemTable, tiny_encoder_folder: Path, tiny_bert_folder: Pa
     reranker = RerankerConfig(
         base_model=str(tiny_bert_folder),
         max_history_tokens=40,
-        train=RerankerTrainConfig(max_steps=2, lists_per_batch=2, list_size=4, max_examples=20, valid_examples=5),
+        train=RerankerTrainConfig(max_steps=6, lists_per_batch=2, list_size=4, max_examples=20, valid_depth=60),
     )
     first_stage = train_retriever(prepared, retriever, workspace.retrievers / "v1", cache=workspace.embeddings)
     found = build_retriever(prepared.items, workspace.retrievers / "v1", retriever, workspace.embeddings)

@@ -79,6 +79,7 @@ def test_item_fields_and_depths_are_passed_on(client):
     assert response.results[0].item.title == ""
     assert response.results[0].item.price is not None
     assert response.results[0].rerank_score is None
+    assert response.results[0].purchase_probability is None
 
 
 def test_a_history_of_searches_is_passed_on(client):

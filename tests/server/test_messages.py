@@ -2,9 +2,9 @@ from datetime import UTC, datetime
 
 from corpus.events import EventType
 from corpus.items import Item
-from server.messages import EVENT_TYPES, REASON_NUMBERS, item_message, item_of
+from server.messages import EVENT_TYPES, REASON_NUMBERS, item_message, item_of, result_messages
 from server.pb.tandem.search.v1 import search_pb2 as pb
-from server.ranking import DegradationReason
+from server.ranking import DegradationReason, Hit
 from server.requests import ITEM_FIELDS
 
 ITEM = Item(
@@ -36,6 +36,31 @@ def test_an_item_of_which_little_is_known_does_too():
 def test_only_the_fields_asked_for_are_written():
     message = item_message(ITEM, frozenset({"item_id", "price"}))
     assert {field.name for field, _ in message.ListFields()} == {"item_id", "price"}
+
+
+def test_a_result_carries_what_is_known_of_it_and_nothing_else():
+    hit = Hit(
+        item=ITEM,
+        rank=3,
+        score=1.5,
+        retrieval_score=0.5,
+        dense_score=0.25,
+        lexical_score=None,
+        rerank_score=2.0,
+        click_probability=0.75,
+        cart_probability=None,
+        purchase_probability=0.0,
+    )
+    (message,) = result_messages([hit], frozenset({"item_id"}))
+    assert {field.name: value for field, value in message.ListFields() if field.name != "item"} == {
+        "rank": 3,
+        "score": 1.5,
+        "retrieval_score": 0.5,
+        "dense_score": 0.25,
+        "rerank_score": 2.0,
+        "click_probability": 0.75,
+        "purchase_probability": 0.0,
+    }
 
 
 def test_the_contract_names_every_event_type_and_every_reason():

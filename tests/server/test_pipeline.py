@@ -62,7 +62,8 @@ def ids(window: RankedWindow) -> list[str]:
 
 def as_retrieved(window: RankedWindow) -> bool:
     scores = window.ranking.retrieval
-    return bool(np.isnan(window.ranking.rerank).all() and (np.diff(scores) <= 0).all())
+    unread = np.isnan(window.ranking.rerank).all() and np.isnan(window.ranking.probabilities).all()
+    return bool(unread and window.ranking.probabilities.shape == (len(scores), 3) and (np.diff(scores) <= 0).all())
 
 
 def test_the_best_candidates_are_reranked_and_the_others_follow_as_retrieved(pipeline, bundle):
@@ -174,7 +175,7 @@ def test_a_reranker_whose_engine_fails_gives_the_order_of_retrieval_and_says_so(
     def fail(*_arguments: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(bundle.reranker.scorer, "score", fail)
+    monkeypatch.setattr(bundle.reranker.scorer, "heads", fail)
     window = pipeline.search(task(), endless())
     assert as_retrieved(window)
     assert [d.reason for d in window.degraded] == [DegradationReason.RERANKER_FAILED]
@@ -202,6 +203,24 @@ def test_scores_that_a_stage_did_not_give_are_absent(pipeline):
     assert all(hit.rerank_score is None for hit in hits[10:])
     assert any(hit.lexical_score is None for hit in hits)
     assert any(hit.lexical_score is not None for hit in hits)
+
+
+def test_probabilities_go_with_their_items_and_only_where_they_are_known(pipeline, bundle):
+    window = pipeline.search(task(), endless())
+    hits = present(window, offset=0, page_size=40)
+    head = bundle.retriever.retrieve("red acme shoe", 40)
+    want = bundle.reranker.rerank(
+        "red acme shoe",
+        (),
+        dataclasses.replace(
+            head, **{name: getattr(head, name)[:10] for name in ("rows", "scores", "dense", "lexical")}
+        ),
+    )
+    got = [(hit.click_probability, hit.purchase_probability) for hit in hits[:10]]
+    np.testing.assert_array_equal(got, want.probabilities[:, [0, 2]])
+    assert all(1 > click >= purchase > 0 for click, purchase in got)
+    assert all(hit.cart_probability is None for hit in hits)  # the store's log knows no carts
+    assert all((hit.click_probability, hit.purchase_probability) == (None, None) for hit in hits[10:])
 
 
 def test_two_runs_of_one_search_agree(pipeline):

@@ -93,6 +93,10 @@ def test_a_search_answers_with_items_scores_timings_and_versions(client, bundle)
         assert hit.item == bundle.items.item(row)
         assert hit.retrieval_score is not None
         assert hit.rerank_score is not None
+        assert hit.click_probability is not None
+        assert hit.purchase_probability is not None
+        assert hit.click_probability >= hit.purchase_probability > 0
+        assert hit.cart_probability is None  # the store's log knows no carts
     scores = [hit.score for hit in response.results]
     assert scores == sorted(scores, reverse=True)
     assert response.total_size == 60

@@ -2,10 +2,10 @@ import numpy as np
 
 from corpus.items import ItemTable
 from corpus.prepared import Prepared
-from rerank.calibration import calibration_batches
 from rerank.config import RerankerConfig
 from rerank.history import item_names
 from rerank.inputs import PairTokenizer, PassageTokens
+from rerank.quantisation import calibration_batches
 from retrieval.passages import passages
 
 
