@@ -8,6 +8,7 @@ from indexer.config import BuildConfig
 from rerank.config import RerankerConfig
 from rerank.model_info import RerankerModelInfo
 from retrieval.config import RetrieverConfig, VectorIndexConfig
+from retrieval.fusion import FusionWeights
 from retrieval.model_info import FusionInfo, RetrieverModelInfo
 
 RETRIEVER = RetrieverConfig(
@@ -32,7 +33,7 @@ def write_retriever(folder: Path, encoder: Path, *, fingerprint: str) -> None:
         n_steps=1,
         seed=1,
         metrics={},
-        fusion=FusionInfo(dense_weight=0.6),
+        fusion=FusionInfo(weights=FusionWeights(dense=0.6, behaviour=0.3)),
         packages={},
     )
     (folder / "model.json").write_text(info.model_dump_json(), encoding="utf-8")

@@ -15,6 +15,7 @@ from indexer.build import build_bundle
 from indexer.bundle import open_bundle
 from indexer.publish import current_version, publish
 from indexer.verify import verify_bundle
+from retrieval.fusion import FusionWeights
 from tests.indexer.small_models import BUILD, RERANKER, RETRIEVER, copy_of
 
 
@@ -49,7 +50,10 @@ def test_the_manifest_says_what_the_bundle_was_built_from(built_workspace):
     manifest = report.manifest
     assert (manifest.version, manifest.parent, manifest.n_items, manifest.dim) == ("v1", None, 60, 32)
     assert manifest.retriever.fingerprint == "retriever-1"
-    assert manifest.retriever.dense_weight == 0.6  # as fitted, since the configuration names none
+    # as fitted, since the configuration names none
+    assert manifest.retriever.weights == FusionWeights(dense=0.6, behaviour=0.3)
+    assert manifest.retriever.n_logged_queries == len(Prepared(workspace.data).pairs("train", "valid", "test").queries)
+    assert manifest.blend is None
     assert manifest.reranker.score_weights == {"rerank": 1.0, "retrieval": 0.5}
     assert manifest.data_fingerprint == Prepared(workspace.data).fingerprint
     assert manifest.ann_recall >= BUILD.min_ann_recall
@@ -58,6 +62,7 @@ def test_the_manifest_says_what_the_bundle_was_built_from(built_workspace):
     assert manifest.packages["torch"]
     assert {"items.parquet", "vectors.npy", "vector.index"} <= set(manifest.files)
     assert {name.split("/")[0] for name in manifest.files if "/" in name} == {
+        "behaviour",
         "lexical",
         "passages",
         "encoder",
@@ -137,10 +142,10 @@ def test_without_a_reranker_the_first_stage_is_built_alone_with_the_configured_w
     report = build_bundle(workspace, RETRIEVER.model_copy(update={"fusion": fusion}), RERANKER, BUILD)
     assert report.manifest.reranker is None
     assert report.manifest.config["reranker"] is None
-    assert report.manifest.retriever.dense_weight == 0.25
+    assert report.manifest.retriever.weights == FusionWeights(dense=0.25, behaviour=0.3)
     bundle = open_bundle(workspace.bundles / "v1")
     assert bundle.reranker is None
-    assert bundle.retriever.dense_weight == 0.25
+    assert bundle.retriever.weights == FusionWeights(dense=0.25, behaviour=0.3)
     assert len(bundle.retriever.retrieve("bread knife", 3)) == 3
 
 

@@ -1,6 +1,7 @@
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -62,7 +63,7 @@ def test_the_second_stage_reorders_but_neither_adds_nor_loses_items(report):
 def test_slices_split_the_queries_by_training_and_by_history(report, tiny_prepared):
     slices = {part.name: part for part in report.slices}
     examples = tiny_prepared.examples("test")
-    seen = {example.query for example in tiny_prepared.examples("train")}
+    seen = {example.query for split in ("train", "valid") for example in tiny_prepared.examples(split)}
     assert slices["seen"].n_queries == sum(example.query in seen for example in examples)
     assert slices["no history"].n_queries == sum(not example.history for example in examples)
     assert "1-3 events" not in slices  # empty slices are left out
@@ -146,9 +147,9 @@ def test_each_distinct_search_is_reranked_once(tiny_prepared, bundle):
     calls = []
 
     class Counting:
-        def rerank(self, query, history, candidates, *, deadline=None):
-            calls.append((query, tuple(history), len(candidates)))
-            return bundle.reranker.rerank(query, history, candidates)
+        def rerank(self, query, history, candidates, *, depth):
+            calls.append((query, tuple(history), depth))
+            return bundle.reranker.rerank(query, history, candidates, depth=depth)
 
     examples = tiny_prepared.examples("test")
     candidates = systems.retrieve(examples, bundle)
@@ -160,19 +161,28 @@ def test_each_distinct_search_is_reranked_once(tiny_prepared, bundle):
     assert {n for _, _, n in calls} == {7}
 
 
-def test_what_lies_below_the_rerank_depth_keeps_its_order_behind_the_reranked(tiny_prepared, bundle):
+def test_the_second_stage_is_given_all_candidates_and_its_order_is_taken(tiny_prepared, bundle):
     class Reversing:
-        def rerank(self, query, history, candidates, *, deadline=None):
-            order = candidates.rows.argsort() * 0 + range(len(candidates))[::-1]
-            return Reranked(
-                order=order, scores=candidates.scores, rerank_scores=candidates.scores, n_scored=3, degraded=None
-            )
+        def rerank(self, query, history, candidates, *, depth):
+            order = np.arange(len(candidates))[::-1]
+            scores = candidates.scores[order]
+            return Reranked(order=order, scores=scores, rerank_scores=scores, n_scored=depth, degraded=None)
 
     examples = tiny_prepared.examples("test", limit=1)
     candidates = systems.retrieve(examples, bundle)
     before = candidates[examples[0].query].rows.tolist()
     run = SecondStage(Reversing(), candidates, depth=3).run(examples, with_history=True, description="")
-    assert list(run[examples[0].query_id]) == [*before[:3][::-1], *before[3:]]
+    assert list(run[examples[0].query_id]) == before[::-1]
+
+
+def test_what_lies_below_the_rerank_depth_keeps_its_order_without_a_blend(tiny_prepared, bundle):
+    examples = tiny_prepared.examples("test", limit=1)
+    candidates = systems.retrieve(examples, bundle)
+    before = candidates[examples[0].query].rows.tolist()
+    run = SecondStage(bundle.reranker, candidates, depth=3).run(examples, with_history=True, description="")
+    after = list(run[examples[0].query_id])
+    assert sorted(after[:3]) == sorted(before[:3])
+    assert after[3:] == before[3:]
 
 
 def test_a_workspace_is_evaluated_at_the_version_asked_for(built_workspace, tiny_encoder_folder):

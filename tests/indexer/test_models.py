@@ -6,6 +6,7 @@ from indexer.models import choose_models
 from rerank.config import RerankerConfig
 from rerank.model_info import RerankerModelInfo
 from retrieval.config import RetrieverConfig, VectorIndexConfig
+from retrieval.fusion import FusionWeights
 from retrieval.model_info import FusionInfo, RetrieverModelInfo
 
 
@@ -20,7 +21,7 @@ def add_retriever(workspace: Workspace, version: str, fingerprint: str) -> None:
         n_steps=1,
         seed=1,
         metrics={},
-        fusion=FusionInfo(dense_weight=0.5),
+        fusion=FusionInfo(weights=FusionWeights(dense=0.5)),
         packages={},
     )
     (workspace.retrievers / version).mkdir(parents=True)

@@ -32,7 +32,11 @@ class WordRetriever:
         scores = np.array([len(words & title) / (len(words) + len(title)) for title in self._titles], dtype=np.float32)
         rows = np.argsort(-scores, kind="stable")[:k]
         return Candidates(
-            rows=rows, scores=scores[rows], dense=scores[rows], lexical=np.full(len(rows), np.nan, dtype=np.float32)
+            rows=rows,
+            scores=scores[rows],
+            dense=scores[rows],
+            lexical=np.full(len(rows), np.nan, dtype=np.float32),
+            behaviour=np.zeros(len(rows), dtype=np.float32),
         )
 
 

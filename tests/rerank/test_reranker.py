@@ -41,7 +41,11 @@ class Engine:
 def candidates(n: int) -> Candidates:
     scores = np.linspace(1.0, 0.1, n, dtype=np.float32)
     return Candidates(
-        rows=np.arange(n, dtype=np.int64), scores=scores, dense=scores, lexical=np.full(n, np.nan, dtype=np.float32)
+        rows=np.arange(n, dtype=np.int64),
+        scores=scores,
+        dense=scores,
+        lexical=np.full(n, np.nan, dtype=np.float32),
+        behaviour=np.zeros(n, dtype=np.float32),
     )
 
 
@@ -52,7 +56,7 @@ def build(pair_tokenizer: PairTokenizer):
         tokens = PassageTokens(np.arange(N_ITEMS, dtype=np.int32), np.arange(N_ITEMS + 1, dtype=np.int64))
         scorer = PairScorer(engine, pair_tokenizer)
         weights = {"rerank": 1.0, "retrieval": weight}
-        reranker = Reranker(scorer, pair_tokenizer, tokens, lambda _: None, CONFIG, weights)
+        reranker = Reranker(scorer, tokens, lambda _: None, CONFIG, weights)
         reranker.clock = lambda: engine.now
         return reranker, engine
 
