@@ -89,8 +89,11 @@ def test_a_bundle_opens_and_answers_without_torch(built_workspace):
 import sys
 from dataclasses import replace
 from pathlib import Path
-for name in ("torch", "transformers", "sentence_transformers", "nncf", "ir_measures"):
-    sys.modules[name] = None  # importing it fails
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "transformers", "sentence_transformers", "nncf", "ir_measures"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
 from indexer.bundle import open_bundle
 bundle = open_bundle(Path(sys.argv[1]), n_threads=1)
 candidates = bundle.retriever.retrieve("red acme running shoe", 5)

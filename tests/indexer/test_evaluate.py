@@ -134,7 +134,10 @@ def test_the_oracle_is_the_last_row_and_the_measure_of_the_possible(tiny_prepare
     ]
     report = evaluate(tiny_prepared, bundle, EvaluationConfig(), oracle=Oracle(pl.DataFrame(rows)))
     assert report.n_queries == 6
-    assert report.notes == ("42 queries that the oracle does not know were left out",)
+    assert report.notes == (
+        "42 queries that the oracle does not know were left out",
+        "the bundle holds no blend: no rows for the full chain",
+    )
     assert report.rows[-1].name == "oracle"
     assert report.rows[-1].share_of_possible.value == 1.0
     assert value(report, "oracle") == 1.0
