@@ -13,10 +13,13 @@ from corpus.prepared import Prepared
 from indexer import build
 from indexer.build import build_bundle
 from indexer.bundle import open_bundle
+from indexer.manifest import BlendEntry
 from indexer.publish import current_version, publish
 from indexer.verify import verify_bundle
+from rerank.blend import read_blend_info
+from rerank.features import FEATURES, RERANK_FEATURES
 from retrieval.fusion import FusionWeights
-from tests.indexer.small_models import BUILD, RERANKER, RETRIEVER, copy_of
+from tests.indexer.small_models import BUILD, RERANKER, RETRIEVER, copy_of, write_blend
 
 
 def change_titles(data: Path, n: int) -> None:
@@ -70,6 +73,51 @@ def test_the_manifest_says_what_the_bundle_was_built_from(built_workspace):
     }
 
 
+def test_a_bundle_counts_the_choices_of_all_splits(built_workspace):
+    workspace, _ = built_workspace
+    behaviour = open_bundle(workspace.bundles / "v1").behaviour
+    popularity = np.zeros(60)
+    for split in ("train", "valid", "test"):
+        for example in Prepared(workspace.data).examples(split):
+            for label in example.labels:
+                popularity[label.row] += label.weight
+    np.testing.assert_allclose(behaviour.popularity, popularity, rtol=1e-5)
+
+
+def test_a_bundle_holds_the_blend_of_its_models(blended_workspace):
+    workspace, report = blended_workspace
+    info = read_blend_info(workspace.blends / "v1")
+    assert report.manifest.blend == BlendEntry(
+        version="v1",
+        fingerprint=info.fingerprint,
+        reranker_fingerprint="reranker-1",
+        n_features=len(FEATURES) + len(RERANK_FEATURES),
+    )
+    assert {name for name in report.manifest.files if name.startswith("blend/")} == {
+        "blend/first.txt",
+        "blend/second.txt",
+        "blend/model.json",
+    }
+    assert report.manifest.packages["lightgbm"]
+    bundle = open_bundle(workspace.bundles / "v1")
+    assert bundle.reranker.blend.info == info
+    candidates = bundle.retriever.retrieve("red acme running shoe", 10)
+    blended = bundle.reranker.rerank("red acme running shoe", (), candidates, depth=4)
+    plain = bundle.reranker.with_blend(None).rerank("red acme running shoe", (), candidates, depth=4)
+    assert (blended.n_scored, blended.degraded) == (4, None)
+    assert blended.scores.tolist() != plain.scores.tolist()
+
+
+def test_a_blend_of_other_models_stays_out_of_the_bundle(workspace):
+    write_blend(workspace)
+    path = workspace.blends / "v1" / "model.json"
+    info = read_blend_info(workspace.blends / "v1").model_copy(update={"reranker_fingerprint": "older"})
+    path.write_text(info.model_dump_json(), encoding="utf-8")
+    report = build_bundle(workspace, RETRIEVER, RERANKER, BUILD)
+    assert report.manifest.blend is None
+    assert open_bundle(workspace.bundles / "v1").reranker.blend is None
+
+
 def test_the_stored_vectors_are_those_of_the_index(built_workspace):
     workspace, _ = built_workspace
     bundle = open_bundle(workspace.bundles / "v1")
@@ -95,6 +143,7 @@ class Missing:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Missing())
 from indexer.bundle import open_bundle
+from indexer.manifest import BlendEntry
 bundle = open_bundle(Path(sys.argv[1]), n_threads=1)
 candidates = bundle.retriever.retrieve("red acme running shoe", 5)
 print(bundle.reranker.rerank("red acme running shoe", (), candidates).n_scored)

@@ -7,14 +7,17 @@ import pytest
 
 from corpus.errors import ConfigError, InputError, ModelIndexMismatch, VersionNotFound
 from corpus.items import ItemTable
-from corpus.prepared import Prepared
+from corpus.prepared import EXAMPLE_SCHEMA, Prepared
 from corpus.synthetic import Oracle
 from indexer import systems
 from indexer.bundle import open_bundle
 from indexer.evaluate import EvaluationConfig, evaluate, evaluate_bundle
 from indexer.report import EvaluationReport
 from indexer.systems import SecondStage, Untuned
+from rerank.features import FEATURES
 from rerank.reranker import Reranked
+from retrieval.behaviour import Behaviour
+from retrieval.fusion import FusionWeights
 from tests.indexer.small_models import RETRIEVER
 
 ALL = ["random", "popularity", "popularity in query", "BM25", "untuned encoder", "tuned dense", "hybrid"]
@@ -69,6 +72,89 @@ def test_slices_split_the_queries_by_training_and_by_history(report, tiny_prepar
     assert "1-3 events" not in slices  # empty slices are left out
     anonymous = {row.name: row.metrics for row in slices["no history"].rows}
     assert anonymous["two stages"] == anonymous["two stages + history"]
+
+
+@pytest.fixture(scope="module")
+def blended(blended_workspace):
+    workspace, _ = blended_workspace
+    return open_bundle(workspace.bundles / "v1")
+
+
+@pytest.fixture(scope="module")
+def blended_report(tiny_prepared, blended) -> EvaluationReport:
+    return evaluate(tiny_prepared, blended, EvaluationConfig())
+
+
+def test_a_blend_adds_its_rows_below_those_of_the_same_models_without_it(blended_report, report):
+    names = [row.name for row in blended_report.rows]
+    assert names[-4:] == ["two stages", "two stages + history", "full chain, no history", "full chain"]
+    for name in names[:-2]:
+        assert value(blended_report, name) == pytest.approx(value(report, name))
+    assert value(blended_report, "full chain") != value(blended_report, "two stages + history")
+    assert value(blended_report, "full chain", "hit@100") == value(blended_report, "hybrid", "hit@100")
+    slices = {part.name: part for part in blended_report.slices}
+    anonymous = {row.name: row.metrics for row in slices["no history"].rows}
+    assert anonymous["full chain"] == anonymous["full chain, no history"]
+
+
+@pytest.fixture(scope="module")
+def unforeseen(tiny_prepared, tmp_path_factory) -> Prepared:
+    """The same store, but in the test split shoppers choose what no word and no earlier choice speaks for."""
+    folder = tmp_path_factory.mktemp("unforeseen") / "data"
+    shutil.copytree(tiny_prepared.folder, folder)
+    rows = pl.read_parquet(folder / "examples.parquet").to_dicts()
+    for row in rows:
+        if row["split"] == "test":
+            row["labels"] = [{**label, "row": (label["row"] + 30) % 60} for label in row["labels"]]
+    pl.DataFrame(rows, schema=EXAMPLE_SCHEMA).write_parquet(folder / "examples.parquet")
+    return Prepared(folder)
+
+
+def test_answers_in_the_bundles_own_tables_do_not_help_it(unforeseen, blended):
+    trusting = blended.retriever.with_weights(FusionWeights(dense=0.6, behaviour=0.9))
+    honest = replace(blended, retriever=trusting)
+    answers = unforeseen.pairs("test")
+    many = replace(answers, weight=(answers.weight * 1000).astype(np.float32))
+    tables = Behaviour.build(many, trusting.encoder, blended.stage.behaviour, n_items=60)
+    cheating = honest.with_behaviour(tables)
+    # the answers stand at the top of what it would serve
+    first = [
+        cheating.retriever.retrieve(example.query, 1).rows[0] in {label.row for label in example.labels}
+        for example in unforeseen.examples("test")
+    ]
+    assert np.mean(first) > 0.4  # by an encoder of random weights, to which many queries look alike
+    judged = evaluate(unforeseen, cheating, EvaluationConfig())
+    for name in ("popularity", "popularity in query", "hybrid", "two stages", "full chain, no history", "full chain"):
+        assert value(judged, name) < 0.2
+    assert judged.rows == evaluate(unforeseen, honest, EvaluationConfig()).rows
+
+
+@pytest.mark.parametrize(("split", "known"), [("train", ()), ("valid", ("train",)), ("test", ("train", "valid"))])
+def test_the_evaluated_tables_hold_the_splits_before_alone(tiny_prepared, blended, monkeypatch, split, known):
+    seen = []
+
+    def watch(contest, examples, **_settings):
+        seen.append(contest)
+        yield "watched", {example.query_id: [0] for example in examples}
+
+    monkeypatch.setattr("indexer.evaluate.runs", watch)
+    evaluate(tiny_prepared, blended, EvaluationConfig(split=split))
+    (contest,) = seen
+    want = np.zeros(60)
+    for earlier in known:
+        for example in tiny_prepared.examples(earlier):
+            for label in example.labels:
+                want[label.row] += label.weight
+    tables = contest.bundle.behaviour
+    np.testing.assert_allclose(tables.popularity, want, rtol=1e-5)
+    assert contest.bundle.retriever.query_log is tables.queries
+    assert sorted(contest.floors.popular(60)) == np.flatnonzero(want).tolist()
+    # the features of the blend read the same tables
+    found = blended.retriever.retrieve("red acme running shoe", 60)
+    popularity = contest.bundle.reranker.blend.features("red acme running shoe", (), found)[
+        :, FEATURES.index("popularity")
+    ]
+    np.testing.assert_allclose(popularity, np.log1p(want)[found.rows], rtol=1e-5)
 
 
 def test_a_report_survives_json_and_its_table_fits_a_terminal(report):
