@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from corpus.errors import ModelIndexMismatch
+from corpus.errors import ArtefactError, ModelIndexMismatch
 from corpus.workspace import Workspace, find_version, versions
 from rerank.blend import BLEND_FILE, BlendInfo, read_blend_info
 from rerank.config import RerankerConfig
@@ -96,7 +96,11 @@ def _newest_blend(
 ) -> tuple[Path | None, BlendInfo | None]:
     """Find the newest blend that was trained on both models' scores."""
     for version in reversed(versions(workspace.blends, marker=BLEND_FILE)):
-        blend = read_blend_info(workspace.blends / version)
+        try:
+            blend = read_blend_info(workspace.blends / version)
+        except ArtefactError as exc:  # of another release: `tandem train blend` itself comes by here
+            logger.warning("blend %s is passed over: %s", version, exc)
+            continue
         if (blend.retriever_fingerprint, blend.reranker_fingerprint) == (retriever_fingerprint, reranker_fingerprint):
             return workspace.blends / version, blend
     logger.warning("no blend was trained on these models: popularity, prices and affinities will not be heeded")

@@ -20,7 +20,7 @@ from corpus.config import Section
 from corpus.errors import ArtefactError
 from corpus.events import HistoryEvent
 from rerank.config import BlendConfig
-from rerank.features import FEATURES, RERANK_FEATURES, FeatureExtractor, rerank_features
+from rerank.features import FEATURE_VERSION, FEATURES, RERANK_FEATURES, FeatureExtractor, rerank_features
 from retrieval.arrays import FloatArray
 from retrieval.candidates import Candidates
 
@@ -116,10 +116,12 @@ def read_blend_info(folder: Path) -> BlendInfo:
         raise ArtefactError(
             f"expected a trained blend in {folder}, got {type(exc).__name__} on {BLEND_FILE}; run `tandem train blend`"
         ) from exc
-    if (info.format_version, info.features, info.rerank_features) != (FORMAT_VERSION, FEATURES, RERANK_FEATURES):
+    found = (info.format_version, info.feature_version, info.features, info.rerank_features)
+    if found != (FORMAT_VERSION, FEATURE_VERSION, FEATURES, RERANK_FEATURES):
         raise ArtefactError(
-            f"expected a blend of this release's {len(FEATURES) + len(RERANK_FEATURES)} features in {folder}, "
-            f"got one of {len(info.features) + len(info.rerank_features)}; run `tandem train blend`"
+            f"expected a blend of this release's {len(FEATURES) + len(RERANK_FEATURES)} features, version "
+            f"{FEATURE_VERSION}, in {folder}, got one of {len(info.features) + len(info.rerank_features)}, version "
+            f"{info.feature_version}; run `tandem train blend`"
         )
     return info
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from corpus.events import HistoryEvent
 from corpus.prepared import Example
@@ -58,8 +59,9 @@ def collect_blend_lists(
     generator = np.random.default_rng(config.seed)
     lists = []
     for example, draw in zip(examples, generator.random(len(examples)), strict=True):
-        candidates, grades = _graded(example, found[example.query])
-        if len(np.unique(grades)) < 2:
+        candidates = found[example.query]
+        grades, kept = _graded(example, candidates)
+        if len(np.unique(grades[kept])) < 2:
             continue
         histories = [example.history]
         if example.history and draw < config.history_dropout:
@@ -68,9 +70,10 @@ def collect_blend_lists(
             BlendList(
                 query=example.query,
                 history=history,
-                candidates=candidates,
-                features=extractor.features(example.query, history, candidates),
-                grades=grades,
+                candidates=candidates.take(kept),
+                # of all candidates, as they are served: ranks and gaps would be others among the judged alone
+                features=extractor.features(example.query, history, candidates)[kept],
+                grades=grades[kept],
             )
             for history in histories
         ]
@@ -85,10 +88,9 @@ def folds(lists: Sequence[BlendList], n_folds: int, seed: int) -> IntArray:
     return np.array([fold_of[entry.query] for entry in lists], dtype=np.int64)
 
 
-def _graded(example: Example, candidates: Candidates) -> tuple[Candidates, FloatArray]:
+def _graded(example: Example, candidates: Candidates) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+    """Return each candidate's grade, and whether it is to be learned from; both (n,)."""
     grade_of = {label.row: label.grade for label in example.labels}
     grades = np.array([grade_of.get(row, np.nan) for row in candidates.rows.tolist()], dtype=np.float32)
-    if example.timestamp is None:
-        judged = ~np.isnan(grades)
-        return candidates.take(judged), grades[judged]
-    return candidates, np.nan_to_num(grades, nan=0.0)
+    kept = ~np.isnan(grades) if example.timestamp is None else np.ones(len(grades), dtype=np.bool_)
+    return np.nan_to_num(grades, nan=0.0), kept

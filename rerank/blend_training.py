@@ -73,9 +73,14 @@ def train_blend(
             f"{len(lists)} of {len(examples)}; go without a blend, or lower blend.min_searches"
         )
     fold = folds(lists, config.n_folds, config.seed)
+    n_read = min(config.max_reranked, len(lists))
+    if len(np.unique(fold[:n_read])) < 2:
+        raise TooLittleData(
+            f"expected searches for several queries, so that some can be held out, got {n_read} of one fold; "
+            "go without a blend, or raise blend.max_reranked"
+        )
     logger.info("fitting the blend on %d lists of %d searches", len(lists), len(examples))
     first = _fit(lists, [entry.features for entry in lists], None, fold, config, names=FEATURES)
-    n_read = min(config.max_reranked, len(lists))
     read, before = lists[:n_read], first.held_out[:n_read]
     rerank_scores = _read(read, before, reranker, config.rerank_depth)
     features = [

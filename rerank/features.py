@@ -93,6 +93,8 @@ class FeatureExtractor:
         Returns:
             float32 (n, ``len(FEATURES)``).
         """
+        if not len(candidates):
+            return np.empty((0, len(FEATURES)), dtype=np.float32)
         chosen = self._behaviour.queries.chosen(query)
         columns = (
             self._of_retrieval(candidates)
@@ -157,9 +159,9 @@ class FeatureExtractor:
     def _category_affinity(self, history: IntArray, rows: IntArray) -> FloatArray:
         mine, theirs = self._paths[history], self._paths[rows]  # (m, levels), (n, levels)
         known = theirs >= 0
-        shares = np.stack(
-            [_shares(mine[:, level], theirs[:, level]) for level in range(self._paths.shape[1])], axis=1
-        )  # (n, levels)
+        shares = np.zeros(theirs.shape, dtype=np.float32)  # (n, levels); no levels without any category
+        for level in range(theirs.shape[1]):
+            shares[:, level] = _shares(mine[:, level], theirs[:, level])
         n_levels = known.sum(axis=1)
         total = np.where(known, shares, 0.0).sum(axis=1)
         return np.where(n_levels > 0, total / np.maximum(n_levels, 1), np.nan).astype(np.float32)

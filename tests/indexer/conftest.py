@@ -7,7 +7,15 @@ from corpus.prepared import Prepared
 from corpus.workspace import Workspace
 from indexer.build import BuildReport, build_bundle
 from tests.indexer.small_bundles import write_small_bundle
-from tests.indexer.small_models import BUILD, RERANKER, RETRIEVER, copy_of, write_reranker, write_retriever
+from tests.indexer.small_models import (
+    BUILD,
+    RERANKER,
+    RETRIEVER,
+    copy_of,
+    write_blend,
+    write_reranker,
+    write_retriever,
+)
 
 
 @pytest.fixture
@@ -39,6 +47,16 @@ def built_workspace(
     return workspace, build_bundle(workspace, RETRIEVER, RERANKER, BUILD)
 
 
+@pytest.fixture(scope="session")
+def blended_workspace(
+    trained_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Workspace, BuildReport]:
+    """The same store with a blend, and bundle v1 with all three models. Read only."""
+    workspace = copy_of(trained_workspace, tmp_path_factory.mktemp("blended") / "store")
+    write_blend(workspace)
+    return workspace, build_bundle(workspace, RETRIEVER, RERANKER, BUILD)
+
+
 @pytest.fixture
 def workspace(trained_workspace: Workspace, tmp_path: Path) -> Workspace:
     """A copy of the trained store to build in."""
@@ -49,4 +67,11 @@ def workspace(trained_workspace: Workspace, tmp_path: Path) -> Workspace:
 def bundle_folder(built_workspace: tuple[Workspace, BuildReport], tmp_path: Path) -> Path:
     """A copy of the built bundle to break."""
     workspace, report = built_workspace
+    return shutil.copytree(workspace.bundles / report.manifest.version, tmp_path / report.manifest.version)
+
+
+@pytest.fixture
+def blended_folder(blended_workspace: tuple[Workspace, BuildReport], tmp_path: Path) -> Path:
+    """A copy of the bundle with a blend to break."""
+    workspace, report = blended_workspace
     return shutil.copytree(workspace.bundles / report.manifest.version, tmp_path / report.manifest.version)

@@ -3,8 +3,9 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-from indexer.manifest import MANIFEST_FILE, BundleManifest, RerankerEntry, RetrieverEntry
+from indexer.manifest import MANIFEST_FILE, BlendEntry, BundleManifest, RerankerEntry, RetrieverEntry
 from indexer.verify import hash_files
+from retrieval.fusion import FusionWeights
 
 SMALL_FILES = {
     "items.parquet": b"PAR1 the items",
@@ -31,7 +32,8 @@ def manifest_of(folder: Path, version: str, **changes: object) -> BundleManifest
             tokenizer_sha256="0" * 64,
             item_fields=("title", "brand"),
             passage_version=1,
-            dense_weight=0.7,
+            weights=FusionWeights(dense=0.7, behaviour=0.3),
+            n_logged_queries=12,
         ),
         "reranker": RerankerEntry(
             version="v2",
@@ -42,6 +44,7 @@ def manifest_of(folder: Path, version: str, **changes: object) -> BundleManifest
             passage_version=1,
             score_weights={"rerank": 1.0, "retrieval": 0.25},
         ),
+        "blend": BlendEntry(version="v3", fingerprint="f3", reranker_fingerprint="f2", n_features=27),
         "config": {"build": {"engine": "openvino"}},
         "ann_recall": 0.9975,
         "n_recall_queries": 48,

@@ -3,12 +3,14 @@
 import shutil
 from pathlib import Path
 
+from corpus.prepared import Prepared
 from corpus.workspace import Workspace
 from indexer.config import BuildConfig
-from rerank.config import RerankerConfig
+from rerank.config import BlendConfig, RerankerConfig
 from rerank.model_info import RerankerModelInfo
 from rerank.probabilities import Platt
 from retrieval.config import RetrieverConfig, VectorIndexConfig
+from retrieval.fusion import FusionWeights
 from retrieval.model_info import FusionInfo, RetrieverModelInfo
 
 RETRIEVER = RetrieverConfig(
@@ -18,6 +20,9 @@ RETRIEVER = RetrieverConfig(
     index=VectorIndexConfig(kind="hnsw", m=8),
 )
 RERANKER = RerankerConfig(max_query_tokens=16, max_history_tokens=24, max_item_tokens=24)
+BLEND = BlendConfig(
+    min_searches=20, depth=30, rerank_depth=6, n_leaves=5, min_leaf=10, max_trees=20, patience=10, n_folds=3
+)
 BUILD = BuildConfig(reranker_precision="fp32", n_calibration=12, n_recall_queries=20)
 
 
@@ -33,7 +38,7 @@ def write_retriever(folder: Path, encoder: Path, *, fingerprint: str) -> None:
         n_steps=1,
         seed=1,
         metrics={},
-        fusion=FusionInfo(dense_weight=0.6),
+        fusion=FusionInfo(weights=FusionWeights(dense=0.6, behaviour=0.3)),
         packages={},
     )
     (folder / "model.json").write_text(info.model_dump_json(), encoding="utf-8")
@@ -65,6 +70,28 @@ def write_reranker(folder: Path, bert: Path, *, retriever_fingerprint: str) -> N
         seed=1,
         packages={},
     ).save(folder)
+
+
+def write_blend(workspace: Workspace, version: str = "v1") -> None:
+    """Train tiny trees on the store's own models."""
+    from rerank.blend_training import FirstStage, train_blend
+    from rerank.reranker import open_torch_reranker
+    from retrieval.behaviour import Behaviour
+    from retrieval.retriever import build_retriever
+
+    prepared = Prepared(workspace.data)
+    retriever = build_retriever(prepared.items, workspace.retrievers / "v1", RETRIEVER, workspace.embeddings)
+    known = prepared.pairs_before("valid")
+    behaviour = Behaviour.build(known, retriever.encoder, RETRIEVER.behaviour, n_items=len(prepared.items))
+    retriever = retriever.with_query_log(behaviour.queries)
+    train_blend(
+        prepared,
+        FirstStage(retriever=retriever, behaviour=behaviour, fingerprint="retriever-1"),
+        open_torch_reranker(workspace.rerankers / "v1", prepared.items),
+        BLEND,
+        workspace.blends / version,
+        reranker_fingerprint="reranker-1",
+    )
 
 
 def copy_of(workspace: Workspace, root: Path) -> Workspace:

@@ -13,9 +13,13 @@ from corpus.prepared import Prepared
 from indexer import build
 from indexer.build import build_bundle
 from indexer.bundle import open_bundle
+from indexer.manifest import BlendEntry
 from indexer.publish import current_version, publish
 from indexer.verify import verify_bundle
-from tests.indexer.small_models import BUILD, RERANKER, RETRIEVER, copy_of
+from rerank.blend import read_blend_info
+from rerank.features import FEATURES, RERANK_FEATURES
+from retrieval.fusion import FusionWeights
+from tests.indexer.small_models import BUILD, RERANKER, RETRIEVER, copy_of, write_blend
 
 
 def change_titles(data: Path, n: int) -> None:
@@ -49,7 +53,10 @@ def test_the_manifest_says_what_the_bundle_was_built_from(built_workspace):
     manifest = report.manifest
     assert (manifest.version, manifest.parent, manifest.n_items, manifest.dim) == ("v1", None, 60, 32)
     assert manifest.retriever.fingerprint == "retriever-1"
-    assert manifest.retriever.dense_weight == 0.6  # as fitted, since the configuration names none
+    # as fitted, since the configuration names none
+    assert manifest.retriever.weights == FusionWeights(dense=0.6, behaviour=0.3)
+    assert manifest.retriever.n_logged_queries == len(Prepared(workspace.data).pairs("train", "valid", "test").queries)
+    assert manifest.blend is None
     assert manifest.reranker.score_weights == {"rerank": 1.0, "retrieval": 0.5}
     assert manifest.data_fingerprint == Prepared(workspace.data).fingerprint
     assert manifest.ann_recall >= BUILD.min_ann_recall
@@ -58,11 +65,57 @@ def test_the_manifest_says_what_the_bundle_was_built_from(built_workspace):
     assert manifest.packages["torch"]
     assert {"items.parquet", "vectors.npy", "vector.index"} <= set(manifest.files)
     assert {name.split("/")[0] for name in manifest.files if "/" in name} == {
+        "behaviour",
         "lexical",
         "passages",
         "encoder",
         "reranker",
     }
+
+
+def test_a_bundle_counts_the_choices_of_all_splits(built_workspace):
+    workspace, _ = built_workspace
+    behaviour = open_bundle(workspace.bundles / "v1").behaviour
+    popularity = np.zeros(60)
+    for split in ("train", "valid", "test"):
+        for example in Prepared(workspace.data).examples(split):
+            for label in example.labels:
+                popularity[label.row] += label.weight
+    np.testing.assert_allclose(behaviour.popularity, popularity, rtol=1e-5)
+
+
+def test_a_bundle_holds_the_blend_of_its_models(blended_workspace):
+    workspace, report = blended_workspace
+    info = read_blend_info(workspace.blends / "v1")
+    assert report.manifest.blend == BlendEntry(
+        version="v1",
+        fingerprint=info.fingerprint,
+        reranker_fingerprint="reranker-1",
+        n_features=len(FEATURES) + len(RERANK_FEATURES),
+    )
+    assert {name for name in report.manifest.files if name.startswith("blend/")} == {
+        "blend/first.txt",
+        "blend/second.txt",
+        "blend/model.json",
+    }
+    assert report.manifest.packages["lightgbm"]
+    bundle = open_bundle(workspace.bundles / "v1")
+    assert bundle.reranker.blend.info == info
+    candidates = bundle.retriever.retrieve("red acme running shoe", 10)
+    blended = bundle.reranker.rerank("red acme running shoe", (), candidates, depth=4)
+    plain = bundle.reranker.with_blend(None).rerank("red acme running shoe", (), candidates, depth=4)
+    assert (blended.n_scored, blended.degraded) == (4, None)
+    assert blended.scores.tolist() != plain.scores.tolist()
+
+
+def test_a_blend_of_other_models_stays_out_of_the_bundle(workspace):
+    write_blend(workspace)
+    path = workspace.blends / "v1" / "model.json"
+    info = read_blend_info(workspace.blends / "v1").model_copy(update={"reranker_fingerprint": "older"})
+    path.write_text(info.model_dump_json(), encoding="utf-8")
+    report = build_bundle(workspace, RETRIEVER, RERANKER, BUILD)
+    assert report.manifest.blend is None
+    assert open_bundle(workspace.bundles / "v1").reranker.blend is None
 
 
 def test_the_stored_vectors_are_those_of_the_index(built_workspace):
@@ -84,9 +137,13 @@ def test_a_bundle_opens_and_answers_without_torch(built_workspace):
 import sys
 from dataclasses import replace
 from pathlib import Path
-for name in ("torch", "transformers", "sentence_transformers", "nncf", "ir_measures"):
-    sys.modules[name] = None  # importing it fails
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "transformers", "sentence_transformers", "nncf", "ir_measures"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
 from indexer.bundle import open_bundle
+from indexer.manifest import BlendEntry
 bundle = open_bundle(Path(sys.argv[1]), n_threads=1)
 candidates = bundle.retriever.retrieve("red acme running shoe", 5)
 print(bundle.reranker.rerank("red acme running shoe", (), candidates).n_scored)
@@ -137,10 +194,10 @@ def test_without_a_reranker_the_first_stage_is_built_alone_with_the_configured_w
     report = build_bundle(workspace, RETRIEVER.model_copy(update={"fusion": fusion}), RERANKER, BUILD)
     assert report.manifest.reranker is None
     assert report.manifest.config["reranker"] is None
-    assert report.manifest.retriever.dense_weight == 0.25
+    assert report.manifest.retriever.weights == FusionWeights(dense=0.25, behaviour=0.3)
     bundle = open_bundle(workspace.bundles / "v1")
     assert bundle.reranker is None
-    assert bundle.retriever.dense_weight == 0.25
+    assert bundle.retriever.weights == FusionWeights(dense=0.25, behaviour=0.3)
     assert len(bundle.retriever.retrieve("bread knife", 3)) == 3
 
 

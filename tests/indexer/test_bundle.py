@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 
 from corpus.errors import BundleCorrupt, ModelIndexMismatch
+from corpus.prepared import Pairs
 from indexer.bundle import open_bundle
 from indexer.manifest import MANIFEST_FILE, BundleManifest, read_manifest
 from indexer.verify import hash_files
+from rerank.features import FEATURES
+from retrieval.behaviour import Behaviour
 from retrieval.config import VectorIndexConfig
 from retrieval.vector_index import VectorIndex
 
@@ -19,6 +22,18 @@ def forge(folder: Path, **changes: object) -> BundleManifest:
     return manifest
 
 
+def nothing_chosen() -> Pairs:
+    none = np.empty(0, dtype=np.int64)
+    return Pairs(
+        queries=[],
+        query=none,
+        row=none,
+        weight=np.empty(0, dtype=np.float32),
+        shopper=none,
+        timestamp=np.empty(0, dtype="datetime64[us]"),
+    )
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -27,6 +42,9 @@ def forge(folder: Path, **changes: object) -> BundleManifest:
         "vector.index",
         "lexical/meta.json",
         "passages/passage_tokens.npy",
+        "behaviour/popularity.npy",
+        "behaviour/related_values.npy",
+        "behaviour/queries.index",
         "encoder/openvino_model.bin",
         "encoder/openvino_model.xml",
         "encoder/tokenizer.json",
@@ -76,6 +94,72 @@ def test_a_reranker_of_another_retriever_is_refused(bundle_folder):
     forge(bundle_folder, reranker=reranker.model_copy(update={"retriever_fingerprint": "another"}))
     with pytest.raises(ModelIndexMismatch, match="tandem train reranker"):
         open_bundle(bundle_folder)
+
+
+def test_a_flipped_byte_in_what_shoppers_chose_or_in_the_blend_is_refused(blended_folder):
+    names = [name for name in read_manifest(blended_folder).files if name.startswith(("behaviour/", "blend/"))]
+    assert {name.split("/")[0] for name in names} == {"behaviour", "blend"}
+    for name in names:
+        path = blended_folder / name
+        content = path.read_bytes()
+        flipped = bytearray(content)
+        flipped[len(flipped) // 2] ^= 1
+        path.write_bytes(flipped)
+        with pytest.raises(BundleCorrupt, match=r"1 bad file\(s\)") as caught:
+            open_bundle(blended_folder)
+        assert name in str(caught.value)
+        path.write_bytes(content)
+    assert open_bundle(blended_folder).reranker.blend is not None
+
+
+@pytest.mark.parametrize("name", ["popularity", "recent"])
+def test_behaviour_of_another_catalogue_is_refused(bundle_folder, name):
+    path = bundle_folder / "behaviour" / f"{name}.npy"
+    np.save(path, np.load(path)[:59])
+    forge(bundle_folder)
+    with pytest.raises(BundleCorrupt, match=r"cannot be opened: expected float32 \(60,\)"):
+        open_bundle(bundle_folder)
+
+
+def test_a_choice_of_an_item_that_is_not_there_is_refused(bundle_folder):
+    path = bundle_folder / "behaviour" / "choices_rows.npy"
+    rows = np.load(path)
+    rows[0] = 60
+    np.save(path, rows)
+    forge(bundle_folder)
+    with pytest.raises(BundleCorrupt, match="60 items"):
+        open_bundle(bundle_folder)
+
+
+def test_a_blend_of_another_reranker_is_refused(blended_folder):
+    blend = read_manifest(blended_folder).blend
+    forge(blended_folder, blend=blend.model_copy(update={"reranker_fingerprint": "another"}))
+    with pytest.raises(ModelIndexMismatch, match=r"reranker reranker-1, got one of another; run `tandem train blend`"):
+        open_bundle(blended_folder)
+
+
+def test_trees_that_verify_but_cannot_be_parsed_are_refused_as_corrupt(blended_folder):
+    (blended_folder / "blend" / "second.txt").write_bytes(b"no trees")
+    forge(blended_folder)
+    with pytest.raises(BundleCorrupt, match="cannot be opened: expected trees"):
+        open_bundle(blended_folder)
+
+
+def test_other_tables_reach_both_stages_and_leave_the_bundle_as_it_was(blended_folder):
+    bundle = open_bundle(blended_folder)
+    empty = Behaviour.build(
+        nothing_chosen(), bundle.retriever.encoder, bundle.stage.behaviour, n_items=len(bundle.items)
+    )
+    other = bundle.with_behaviour(empty)
+    query = "red acme running shoe"
+    before, after = (entry.retriever.retrieve(query, 10) for entry in (bundle, other))
+    assert before.behaviour.any()
+    assert not after.behaviour.any()
+    popularity = FEATURES.index("popularity")
+    assert bundle.reranker.blend.features(query, (), before)[:, popularity].any()
+    assert not other.reranker.blend.features(query, (), before)[:, popularity].any()
+    assert other.behaviour is empty
+    assert other.reranker.scorer is bundle.reranker.scorer
 
 
 def test_settings_of_another_release_are_refused_as_corrupt(bundle_folder):

@@ -7,14 +7,17 @@ import pytest
 
 from corpus.errors import ConfigError, InputError, ModelIndexMismatch, VersionNotFound
 from corpus.items import ItemTable
-from corpus.prepared import Prepared
+from corpus.prepared import EXAMPLE_SCHEMA, Prepared
 from corpus.synthetic import Oracle
 from indexer import systems
 from indexer.bundle import open_bundle
 from indexer.evaluate import EvaluationConfig, evaluate, evaluate_bundle
 from indexer.report import EvaluationReport
 from indexer.systems import SecondStage, Untuned
+from rerank.features import FEATURES
 from rerank.reranker import Reranked
+from retrieval.behaviour import Behaviour
+from retrieval.fusion import FusionWeights
 from retrieval.metrics import MEASURES
 from tests.indexer.small_models import RETRIEVER
 
@@ -92,6 +95,89 @@ def test_slices_split_the_queries_by_training_and_by_history(report, tiny_prepar
     assert total / n_queries == pytest.approx(value(report, "two stages"))
 
 
+@pytest.fixture(scope="module")
+def blended(blended_workspace):
+    workspace, _ = blended_workspace
+    return open_bundle(workspace.bundles / "v1")
+
+
+@pytest.fixture(scope="module")
+def blended_report(tiny_prepared, blended) -> EvaluationReport:
+    return evaluate(tiny_prepared, blended, EvaluationConfig())
+
+
+def test_a_blend_adds_its_rows_below_those_of_the_same_models_without_it(blended_report, report):
+    names = [row.name for row in blended_report.rows]
+    assert names[-4:] == ["two stages", "two stages + history", "full chain, no history", "full chain"]
+    for name in names[:-2]:
+        assert value(blended_report, name) == pytest.approx(value(report, name))
+    assert value(blended_report, "full chain") != value(blended_report, "two stages + history")
+    assert value(blended_report, "full chain", "hit@100") == value(blended_report, "hybrid", "hit@100")
+    slices = {part.name: part for part in blended_report.slices}
+    anonymous = {row.name: row.metrics for row in slices["no history"].rows}
+    assert anonymous["full chain"] == anonymous["full chain, no history"]
+
+
+@pytest.fixture(scope="module")
+def unforeseen(tiny_prepared, tmp_path_factory) -> Prepared:
+    """The same store, but in the test split shoppers choose what no word and no earlier choice speaks for."""
+    folder = tmp_path_factory.mktemp("unforeseen") / "data"
+    shutil.copytree(tiny_prepared.folder, folder)
+    rows = pl.read_parquet(folder / "examples.parquet").to_dicts()
+    for row in rows:
+        if row["split"] == "test":
+            row["labels"] = [{**label, "row": (label["row"] + 30) % 60} for label in row["labels"]]
+    pl.DataFrame(rows, schema=EXAMPLE_SCHEMA).write_parquet(folder / "examples.parquet")
+    return Prepared(folder)
+
+
+def test_answers_in_the_bundles_own_tables_do_not_help_it(unforeseen, blended):
+    trusting = blended.retriever.with_weights(FusionWeights(dense=0.6, behaviour=0.9))
+    honest = replace(blended, retriever=trusting)
+    answers = unforeseen.pairs("test")
+    many = replace(answers, weight=(answers.weight * 1000).astype(np.float32))
+    tables = Behaviour.build(many, trusting.encoder, blended.stage.behaviour, n_items=60)
+    cheating = honest.with_behaviour(tables)
+    # the answers stand at the top of what it would serve
+    first = [
+        cheating.retriever.retrieve(example.query, 1).rows[0] in {label.row for label in example.labels}
+        for example in unforeseen.examples("test")
+    ]
+    assert np.mean(first) > 0.4  # by an encoder of random weights, to which many queries look alike
+    judged = evaluate(unforeseen, cheating, EvaluationConfig())
+    for name in ("popularity", "popularity in query", "hybrid", "two stages", "full chain, no history", "full chain"):
+        assert value(judged, name) < 0.2
+    assert judged.rows == evaluate(unforeseen, honest, EvaluationConfig()).rows
+
+
+@pytest.mark.parametrize(("split", "known"), [("train", ()), ("valid", ("train",)), ("test", ("train", "valid"))])
+def test_the_evaluated_tables_hold_the_splits_before_alone(tiny_prepared, blended, monkeypatch, split, known):
+    seen = []
+
+    def watch(contest, examples, **_settings):
+        seen.append(contest)
+        yield "watched", {example.query_id: [0] for example in examples}
+
+    monkeypatch.setattr("indexer.evaluate.runs", watch)
+    evaluate(tiny_prepared, blended, EvaluationConfig(split=split))
+    (contest,) = seen
+    want = np.zeros(60)
+    for earlier in known:
+        for example in tiny_prepared.examples(earlier):
+            for label in example.labels:
+                want[label.row] += label.weight
+    tables = contest.bundle.behaviour
+    np.testing.assert_allclose(tables.popularity, want, rtol=1e-5)
+    assert contest.bundle.retriever.query_log is tables.queries
+    assert sorted(contest.floors.popular(60)) == np.flatnonzero(want).tolist()
+    # the features of the blend read the same tables
+    found = blended.retriever.retrieve("red acme running shoe", 60)
+    popularity = contest.bundle.reranker.blend.features("red acme running shoe", (), found)[
+        :, FEATURES.index("popularity")
+    ]
+    np.testing.assert_allclose(popularity, np.log1p(want)[found.rows], rtol=1e-5)
+
+
 def test_a_report_survives_json_and_its_table_fits_a_terminal(report):
     assert EvaluationReport.model_validate_json(report.model_dump_json()) == report
     lines = report.table().splitlines()
@@ -161,7 +247,10 @@ def test_the_oracle_is_the_last_row_and_the_measure_of_the_possible(tiny_prepare
     ]
     report = evaluate(tiny_prepared, bundle, EvaluationConfig(), oracle=Oracle(pl.DataFrame(rows)))
     assert report.n_queries == 6
-    assert report.notes == ("42 queries that the oracle does not know were left out",)
+    assert report.notes == (
+        "42 queries that the oracle does not know were left out",
+        "the bundle holds no blend: no rows for the full chain",
+    )
     assert report.rows[-1].name == "oracle"
     assert report.rows[-1].share_of_possible.value == 1.0
     assert value(report, "oracle") == 1.0
@@ -219,9 +308,9 @@ def test_each_distinct_search_is_reranked_once(tiny_prepared, bundle):
     calls = []
 
     class Counting:
-        def rerank(self, query, history, candidates, *, deadline=None):
-            calls.append((query, tuple(history), len(candidates)))
-            return bundle.reranker.rerank(query, history, candidates)
+        def rerank(self, query, history, candidates, *, depth):
+            calls.append((query, tuple(history), depth))
+            return bundle.reranker.rerank(query, history, candidates, depth=depth)
 
     examples = tiny_prepared.examples("test")
     candidates = systems.retrieve(examples, bundle)
@@ -233,16 +322,17 @@ def test_each_distinct_search_is_reranked_once(tiny_prepared, bundle):
     assert {n for _, _, n in calls} == {7}
 
 
-def test_what_lies_below_the_rerank_depth_keeps_its_order_behind_the_reranked(tiny_prepared, bundle):
+def test_the_second_stage_is_given_all_candidates_and_its_order_is_taken(tiny_prepared, bundle):
     class Reversing:
-        def rerank(self, query, history, candidates, *, deadline=None):
-            order = candidates.rows.argsort() * 0 + range(len(candidates))[::-1]
+        def rerank(self, query, history, candidates, *, depth):
+            order = np.arange(len(candidates))[::-1]
+            scores = candidates.scores[order]
             return Reranked(
                 order=order,
-                scores=candidates.scores,
-                rerank_scores=candidates.scores,
+                scores=scores,
+                rerank_scores=scores,
                 probabilities=np.full((len(order), 3), np.nan, dtype=np.float32),
-                n_scored=3,
+                n_scored=depth,
                 degraded=None,
             )
 
@@ -250,7 +340,17 @@ def test_what_lies_below_the_rerank_depth_keeps_its_order_behind_the_reranked(ti
     candidates = systems.retrieve(examples, bundle)
     before = candidates[examples[0].query].rows.tolist()
     run = SecondStage(Reversing(), candidates, depth=3).run(examples, with_history=True, description="")
-    assert list(run[examples[0].query_id]) == [*before[:3][::-1], *before[3:]]
+    assert list(run[examples[0].query_id]) == before[::-1]
+
+
+def test_what_lies_below_the_rerank_depth_keeps_its_order_without_a_blend(tiny_prepared, bundle):
+    examples = tiny_prepared.examples("test", limit=1)
+    candidates = systems.retrieve(examples, bundle)
+    before = candidates[examples[0].query].rows.tolist()
+    run = SecondStage(bundle.reranker, candidates, depth=3).run(examples, with_history=True, description="")
+    after = list(run[examples[0].query_id])
+    assert sorted(after[:3]) == sorted(before[:3])
+    assert after[3:] == before[3:]
 
 
 def test_a_workspace_is_evaluated_at_the_version_asked_for(built_workspace, tiny_encoder_folder):

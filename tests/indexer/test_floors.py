@@ -1,29 +1,26 @@
+import numpy as np
 import pytest
 
-from corpus.prepared import Example, Label
+from corpus.prepared import Pairs
 from indexer.floors import Floors
 
 
-def example(query: str, *labels: tuple[int, float]) -> Example:
-    return Example(
-        query_id="q",
-        query=query,
-        user_id=None,
-        timestamp=None,
-        labels=tuple(Label(row=row, weight=weight, grade=1.0) for row, weight in labels),
-        history=(),
+def choices(*pairs: tuple[str, int, float]) -> Pairs:
+    queries = list(dict.fromkeys(query for query, _, _ in pairs))
+    return Pairs(
+        queries=queries,
+        query=np.array([queries.index(query) for query, _, _ in pairs], dtype=np.int64),
+        row=np.array([row for _, row, _ in pairs], dtype=np.int64),
+        weight=np.array([weight for _, _, weight in pairs], dtype=np.float32),
+        shopper=np.full(len(pairs), -1, dtype=np.int64),
+        timestamp=np.full(len(pairs), "NaT", dtype="datetime64[us]"),
     )
 
 
 @pytest.fixture
 def floors() -> Floors:
-    training = [
-        example("shoe", (3, 1.0), (5, 0.2)),
-        example("shoe", (5, 1.0)),
-        example("pan", (7, 1.0), (3, 1.0)),
-        example("rake", (9, 0.0)),  # judged irrelevant
-    ]
-    return Floors(training, n_items=20)
+    known = choices(("shoe", 3, 1.0), ("shoe", 5, 0.2), ("shoe", 5, 1.0), ("pan", 7, 1.0), ("pan", 3, 1.0))
+    return Floors(known, n_items=20)
 
 
 def test_popularity_sums_the_weights_of_all_queries_and_breaks_ties_by_row(floors):
@@ -41,9 +38,10 @@ def test_popularity_within_an_unseen_query_finds_nothing(floors):
     assert list(floors.popular_within("hose", 10)) == []
 
 
-def test_an_item_judged_irrelevant_is_not_popular(floors):
-    assert list(floors.popular_within("rake", 10)) == []
-    assert 9 not in floors.popular(10)
+def test_before_the_first_choice_nothing_is_popular():
+    floors = Floors(choices(), n_items=20)
+    assert list(floors.popular(10)) == []
+    assert list(floors.popular_within("shoe", 10)) == []
 
 
 def test_random_rankings_repeat_with_their_seed_and_differ_between_queries(floors):

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from corpus.errors import BundleCorrupt
 from indexer.manifest import (
     MANIFEST_FILE,
+    BlendEntry,
     BundleManifest,
     FileEntry,
     RerankerEntry,
@@ -17,6 +18,7 @@ from indexer.manifest import (
     parse_manifest,
     read_manifest,
 )
+from retrieval.fusion import FusionWeights
 
 # a busy machine is slow: no property here is about time
 relaxed = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -42,7 +44,8 @@ retrievers = st.builds(
     tokenizer_sha256=digests,
     item_fields=fields,
     passage_version=st.integers(0, 99),
-    dense_weight=unit,
+    weights=st.builds(FusionWeights, dense=unit, behaviour=st.floats(0, 1, exclude_max=True)),
+    n_logged_queries=st.integers(0, 10**6),
 )
 rerankers = st.builds(
     RerankerEntry,
@@ -54,6 +57,9 @@ rerankers = st.builds(
     passage_version=st.integers(0, 99),
     score_weights=st.dictionaries(texts, st.floats(allow_nan=False, allow_infinity=False), max_size=3),
 )
+blends = st.builds(
+    BlendEntry, version=versions, fingerprint=texts, reranker_fingerprint=texts, n_features=st.integers(1, 99)
+)
 zones = st.integers(-12, 12).map(lambda hours: timezone(timedelta(hours=hours)))
 manifests = st.builds(
     BundleManifest,
@@ -64,6 +70,7 @@ manifests = st.builds(
     dim=st.integers(1, 4096),
     retriever=retrievers,
     reranker=st.none() | rerankers,
+    blend=st.none() | blends,
     config=st.dictionaries(texts, json_values, max_size=3),
     ann_recall=unit,
     n_recall_queries=st.integers(0, 10**6),
@@ -155,8 +162,8 @@ def test_accepted_file_names_never_leave_the_folder(manifest: BundleManifest, na
 
 
 def test_another_format_version_asks_for_the_release_that_wrote_it(small_bundle):
-    document = json.loads((small_bundle / MANIFEST_FILE).read_bytes()) | {"format_version": 2}
-    with pytest.raises(BundleCorrupt, match=r"expected format_version 1 .* got 2"):
+    document = json.loads((small_bundle / MANIFEST_FILE).read_bytes()) | {"format_version": 1}
+    with pytest.raises(BundleCorrupt, match=r"expected format_version 2 .* got 1"):
         parse_manifest(json.dumps(document).encode())
 
 

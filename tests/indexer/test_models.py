@@ -3,9 +3,12 @@ import pytest
 from corpus.errors import ModelIndexMismatch, VersionNotFound
 from corpus.workspace import Workspace
 from indexer.models import choose_models
-from rerank.config import RerankerConfig
+from rerank.blend import BlendInfo
+from rerank.config import BlendConfig, RerankerConfig
+from rerank.features import FEATURE_VERSION, FEATURES, RERANK_FEATURES
 from rerank.model_info import RerankerModelInfo
 from retrieval.config import RetrieverConfig, VectorIndexConfig
+from retrieval.fusion import FusionWeights
 from retrieval.model_info import FusionInfo, RetrieverModelInfo
 
 
@@ -20,7 +23,7 @@ def add_retriever(workspace: Workspace, version: str, fingerprint: str) -> None:
         n_steps=1,
         seed=1,
         metrics={},
-        fusion=FusionInfo(dense_weight=0.5),
+        fusion=FusionInfo(weights=FusionWeights(dense=0.5)),
         packages={},
     )
     (workspace.retrievers / version).mkdir(parents=True)
@@ -46,6 +49,28 @@ def add_reranker(workspace: Workspace, version: str, retriever_fingerprint: str)
     ).save(workspace.rerankers / version)
 
 
+def add_blend(workspace: Workspace, version: str, retriever: str, reranker: str, **fields: object) -> None:
+    info = BlendInfo(
+        fingerprint=f"of {version}",
+        feature_version=FEATURE_VERSION,
+        features=FEATURES,
+        rerank_features=RERANK_FEATURES,
+        retriever_fingerprint=retriever,
+        reranker_fingerprint=reranker,
+        data_fingerprint="d",
+        config=BlendConfig(),
+        n_searches=1,
+        n_reranked=1,
+        n_trees=(1, 1),
+        metrics={},
+        importance={},
+        seed=1,
+        packages={},
+    ).model_copy(update=fields)
+    (workspace.blends / version).mkdir(parents=True)
+    (workspace.blends / version / "model.json").write_text(info.model_dump_json(), encoding="utf-8")
+
+
 @pytest.fixture
 def workspace(tmp_path):
     workspace = Workspace(tmp_path)
@@ -62,6 +87,35 @@ def test_the_newest_retriever_is_paired_with_the_newest_reranker_of_its_own(work
     assert models.retriever_folder.name == "v2"
     assert models.reranker_folder.name == "v2"
     assert models.reranker.fingerprint == "of v2"
+
+
+def test_the_newest_blend_of_both_models_comes_along(workspace):
+    add_reranker(workspace, "v1", "new")
+    add_blend(workspace, "v1", "new", "of v1")
+    add_blend(workspace, "v2", "new", "of v1")
+    add_blend(workspace, "v3", "old", "of v1")
+    add_blend(workspace, "v4", "new", "of v9")
+    models = choose_models(workspace, None, None)
+    assert models.blend_folder.name == "v2"
+    assert models.blend.fingerprint == "of v2"
+
+
+def test_without_a_blend_of_both_models_there_is_none(workspace, caplog):
+    add_reranker(workspace, "v1", "new")
+    add_blend(workspace, "v1", "new", "of v9")
+    models = choose_models(workspace, None, None)
+    assert models.reranker is not None
+    assert (models.blend_folder, models.blend) == (None, None)
+    assert "no blend was trained on these models" in caplog.text
+
+
+def test_a_blend_of_another_release_is_passed_over(workspace, caplog):
+    add_reranker(workspace, "v1", "new")
+    add_blend(workspace, "v1", "new", "of v1")
+    add_blend(workspace, "v2", "new", "of v1", features=("price",))
+    models = choose_models(workspace, None, None)
+    assert models.blend_folder.name == "v1"
+    assert "got one of" in caplog.text  # whoever trains the next one must get this far
 
 
 def test_named_versions_are_taken(workspace):

@@ -10,12 +10,18 @@ import numpy as np
 import polars as pl
 import pytest
 
+from corpus.events import HistoryEvent
 from corpus.items import ItemTable
 from corpus.prepared import EXAMPLE_SCHEMA, Prepared
-from rerank.config import RerankerConfig, RerankerTrainConfig
+from rerank.blend import Blend, open_blend
+from rerank.config import BlendConfig, RerankerConfig, RerankerTrainConfig
+from rerank.features import FeatureExtractor
 from rerank.inputs import PairTokenizer
 from rerank.model_info import RerankerModelInfo
+from retrieval.arrays import FloatArray, IntArray
+from retrieval.behaviour import Behaviour
 from retrieval.candidates import Candidates
+from retrieval.config import BehaviourConfig
 
 
 class WordRetriever:
@@ -32,7 +38,11 @@ class WordRetriever:
         scores = np.array([len(words & title) / (len(words) + len(title)) for title in self._titles], dtype=np.float32)
         rows = np.argsort(-scores, kind="stable")[:k]
         return Candidates(
-            rows=rows, scores=scores[rows], dense=scores[rows], lexical=np.full(len(rows), np.nan, dtype=np.float32)
+            rows=rows,
+            scores=scores[rows],
+            dense=scores[rows],
+            lexical=np.full(len(rows), np.nan, dtype=np.float32),
+            behaviour=np.zeros(len(rows), dtype=np.float32),
         )
 
 
@@ -127,3 +137,66 @@ def trained(
 @pytest.fixture(scope="session")
 def trained_info(trained: Path) -> RerankerModelInfo:
     return RerankerModelInfo.load(trained)
+
+
+TINY_BLEND = BlendConfig(
+    min_searches=20,
+    max_reranked=60,
+    depth=20,
+    rerank_depth=8,
+    n_leaves=7,
+    min_leaf=10,
+    max_trees=40,
+    patience=15,
+    n_folds=3,
+)
+
+
+class TasteReader:
+    """Stands for a cross-encoder: likes kiri, and notes what it was given to read."""
+
+    def __init__(self, items: ItemTable) -> None:
+        self.score_weights = {"rerank": 1.0, "retrieval": 0.5}
+        self.read: list[tuple[str, tuple[HistoryEvent, ...], list[int]]] = []
+        self._kiri = np.array([brand == "kiri" for brand in items.column("brand")], dtype=np.float32)
+
+    def score(self, query: str, history: Sequence[HistoryEvent], rows: IntArray) -> FloatArray:
+        self.read.append((query, tuple(history), rows.tolist()))
+        return self._kiri[rows]
+
+
+@pytest.fixture(scope="session")
+def tasteful_behaviour(tasteful: Prepared, tiny_encoder_folder: Path) -> Behaviour:
+    """What the training split of the tasteful store knows."""
+    from retrieval.encoder import open_torch_encoder
+
+    encoder = open_torch_encoder(tiny_encoder_folder, role="query", max_tokens=16)
+    return Behaviour.build(tasteful.pairs("train"), encoder, BehaviourConfig(), n_items=len(tasteful.items))
+
+
+@pytest.fixture(scope="session")
+def extractor(tiny_items: ItemTable, tasteful_behaviour: Behaviour) -> FeatureExtractor:
+    return FeatureExtractor(tiny_items, tasteful_behaviour)
+
+
+@pytest.fixture(scope="session")
+def trained_blend(
+    tasteful: Prepared,
+    word_retriever: WordRetriever,
+    tasteful_behaviour: Behaviour,
+    tiny_items: ItemTable,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A version folder of a tiny trained blend. Read only."""
+    from rerank.blend_training import FirstStage, train_blend
+
+    out = tmp_path_factory.mktemp("blends") / "v1"
+    stage = FirstStage(retriever=word_retriever, behaviour=tasteful_behaviour, fingerprint="retriever")  # type: ignore[arg-type]
+    reader = TasteReader(tiny_items)
+    train_blend(tasteful, stage, reader, TINY_BLEND, out, reranker_fingerprint="reranker")  # type: ignore[arg-type]
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_blend(trained_blend: Path, extractor: FeatureExtractor) -> Blend:
+    return open_blend(trained_blend, extractor)

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from corpus.errors import ArtefactError
-from retrieval.config import RetrieverConfig
+from retrieval.config import FusionConfig, RetrieverConfig
+from retrieval.fusion import FusionWeights
 from retrieval.model_info import MODEL_FILE, FusionInfo, RetrieverModelInfo, load_retriever_info
 
 
@@ -19,7 +20,7 @@ def info() -> RetrieverModelInfo:
         n_steps=2,
         seed=13,
         metrics={"MRR@10": 0.5},
-        fusion=FusionInfo(dense_weight=0.7),
+        fusion=FusionInfo(weights=FusionWeights(dense=0.7, behaviour=0.4)),
         packages={"torch": "2"},
     )
 
@@ -46,3 +47,9 @@ def test_another_format_version_is_refused(info: RetrieverModelInfo, tmp_path: P
     (tmp_path / MODEL_FILE).write_text(other.model_dump_json(), encoding="utf-8")
     with pytest.raises(ArtefactError, match="got 99"):
         load_retriever_info(tmp_path)
+
+
+def test_a_configured_weight_replaces_its_fitted_one_alone(info: RetrieverModelInfo):
+    assert info.fusion.resolved(FusionConfig()) == FusionWeights(dense=0.7, behaviour=0.4)
+    assert info.fusion.resolved(FusionConfig(dense_weight=0.0)) == FusionWeights(dense=0.0, behaviour=0.4)
+    assert info.fusion.resolved(FusionConfig(behaviour_weight=0.0)) == FusionWeights(dense=0.7, behaviour=0.0)

@@ -3,12 +3,14 @@ import shutil
 import numpy as np
 import pytest
 
-from corpus.errors import ConfigError, InputError, ModelIndexMismatch
-from retrieval.config import FusionConfig, LexicalConfig, RetrieverConfig, VectorIndexConfig
+from corpus.errors import InputError, ModelIndexMismatch
+from retrieval.config import BehaviourConfig, FusionConfig, LexicalConfig, RetrieverConfig, VectorIndexConfig
 from retrieval.encoder import open_torch_encoder
-from retrieval.fusion import fit_fusion
+from retrieval.fusion import FusionWeights, fit_fusion
 from retrieval.lexical_index import LexicalIndex
+from retrieval.model_info import FusionInfo, RetrieverModelInfo
 from retrieval.passages import passages
+from retrieval.query_log import QueryLog
 from retrieval.retriever import Retriever, build_retriever
 from retrieval.vector_index import VectorIndex
 
@@ -20,6 +22,20 @@ QUERIES = ["red acme running shoe", "steel pan", "nordly", "zzz"]
 def model_dir(tiny_encoder_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("versions") / "v1"
     shutil.copytree(tiny_encoder_folder, folder / "model")
+    info = RetrieverModelInfo(
+        fingerprint="f",
+        base_model="tiny",
+        dim=32,
+        config=CONFIG,
+        data_fingerprint="d",
+        n_pairs=1,
+        n_steps=1,
+        seed=1,
+        metrics={},
+        fusion=FusionInfo(weights=FusionWeights(dense=0.7, behaviour=0.2)),
+        packages={},
+    )
+    (folder / "model.json").write_text(info.model_dump_json(), encoding="utf-8")
     return folder
 
 
@@ -30,7 +46,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def retriever(tiny_items, model_dir, cache):
-    return build_retriever(tiny_items, model_dir, CONFIG, cache, dense_weight=0.6)
+    return build_retriever(tiny_items, model_dir, CONFIG, cache, weights=FusionWeights(dense=0.6))
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +82,14 @@ def test_no_candidate_of_either_channel_is_lost(retriever, vectors, query_vector
 
 
 def test_dense_alone_is_exact_search(retriever, vectors, query_vectors):
-    got = retriever.with_dense_weight(1.0).retrieve_batch(QUERIES, 10)
+    got = retriever.with_weights(FusionWeights(dense=1.0)).retrieve_batch(QUERIES, 10)
     for candidates, vector in zip(got, query_vectors, strict=True):
         np.testing.assert_array_equal(candidates.rows, np.argsort(-(vectors @ vector), kind="stable")[:10])
         assert np.isnan(candidates.lexical).all()
 
 
 def test_lexical_alone_is_bm25(retriever):
-    lexical = retriever.with_dense_weight(0.0)
+    lexical = retriever.with_weights(FusionWeights(dense=0.0))
     for query in QUERIES:
         got, (rows, bm25) = lexical.retrieve(query, 10), retriever.lexical_index.search(query, 10)
         assert len(got) == len(rows)
@@ -105,7 +121,7 @@ def test_depth_below_one_is_refused(retriever):
 
 def test_exact_retrieval_ignores_the_graph(retriever, vectors, tiny_items):
     graph = VectorIndex.build(vectors, VectorIndexConfig(kind="hnsw", m=2, ef_construction=1, ef_search=1))
-    approximate = Retriever(retriever.encoder, graph, retriever.lexical_index, 0.6)
+    approximate = Retriever(retriever.encoder, graph, retriever.lexical_index, retriever.weights)
     for query in QUERIES:
         got, want = approximate.retrieve(query, 10, exact=True), retriever.retrieve(query, 10)
         np.testing.assert_array_equal(got.rows, want.rows)
@@ -117,11 +133,58 @@ def test_a_rebuild_reuses_cached_embeddings(retriever, tiny_items, model_dir, ca
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.npy")} == files
 
 
-def test_weight_comes_from_the_caller_then_the_configuration_then_a_default(tiny_items, model_dir, cache):
-    fixed = CONFIG.model_copy(update={"fusion": FusionConfig(dense_weight=0.3)})
-    assert build_retriever(tiny_items, model_dir, fixed, cache, dense_weight=0.8).dense_weight == 0.8
-    assert build_retriever(tiny_items, model_dir, fixed, cache).dense_weight == 0.3
-    assert build_retriever(tiny_items, model_dir, CONFIG, cache).dense_weight == 0.5
+def test_weights_come_from_the_caller_then_the_configuration_then_what_was_fitted(tiny_items, model_dir, cache):
+    def weights(config, **given):
+        return build_retriever(tiny_items, model_dir, config, cache, **given).weights
+
+    dense = CONFIG.model_copy(update={"fusion": FusionConfig(dense_weight=0.3)})
+    behaviour = CONFIG.model_copy(update={"fusion": FusionConfig(behaviour_weight=0.0)})
+    assert weights(dense, weights=FusionWeights(dense=0.8)) == FusionWeights(dense=0.8)
+    assert weights(dense) == FusionWeights(dense=0.3, behaviour=0.2)
+    assert weights(behaviour) == FusionWeights(dense=0.7, behaviour=0.0)
+    assert weights(CONFIG) == FusionWeights(dense=0.7, behaviour=0.2)
+
+
+@pytest.fixture(scope="module")
+def log(query_vectors):
+    """After "steel pan", item 59 was chosen thrice and item 3 once; nothing else was ever asked."""
+    pairs = (np.zeros(2, dtype=np.int64), np.array([59, 3]), np.array([3, 1], dtype=np.float32))
+    return QueryLog.build(["steel pan"], query_vectors[1:2], pairs, BehaviourConfig(prior=1.0))
+
+
+def test_what_the_log_knows_joins_with_its_weight(retriever, log):
+    words_first = retriever.with_weights(FusionWeights(dense=0.0))
+    weights = FusionWeights(dense=0.0, behaviour=0.5)
+    got = words_first.with_query_log(log).with_weights(weights).retrieve("steel pan", 10)
+    # this very query: 3 / (4 + 1) and 1 / (4 + 1); no word of either item is in the query
+    assert dict(zip(got.rows.tolist(), got.behaviour.tolist(), strict=True)) == {
+        **dict.fromkeys(words_first.retrieve("steel pan", 10).rows.tolist(), 0.0),
+        59: pytest.approx(0.6, abs=1e-5),
+        3: pytest.approx(0.2, abs=1e-5),
+    }
+    score_of = dict(zip(got.rows.tolist(), got.scores.tolist(), strict=True))
+    assert score_of[59] == pytest.approx(0.5 * 0.6, abs=1e-5)
+    assert got.scores[0] == pytest.approx(0.5 * 1.0)  # the best of the words
+
+
+def test_a_log_of_no_weight_is_not_asked(retriever, log):
+    class Silent:
+        def search(self, vector, k):
+            raise AssertionError("asked")
+
+    got = retriever.with_query_log(Silent()).retrieve("steel pan", 10)
+    want = retriever.retrieve("steel pan", 10)
+    np.testing.assert_array_equal(got.rows, want.rows)
+    assert not got.behaviour.any()
+    asking = retriever.with_query_log(Silent()).with_weights(FusionWeights(dense=0.6, behaviour=0.1))
+    with pytest.raises(AssertionError, match="asked"):
+        asking.retrieve("steel pan", 10)
+
+
+def test_pools_hold_what_the_log_found_whatever_it_weighs(retriever, log):
+    pool = retriever.with_query_log(log).pools(["steel pan"], 5)[0]
+    assert set(pool.rows[pool.behaviour > 0].tolist()) == {3, 59}
+    assert not retriever.pools(["steel pan"], 5)[0].behaviour.any()
 
 
 def test_fusion_is_fitted_on_the_retrievers_own_pools(retriever, tiny_prepared):
@@ -129,7 +192,24 @@ def test_fusion_is_fitted_on_the_retrievers_own_pools(retriever, tiny_prepared):
     report = fit_fusion(retriever, examples, depth=20)
     # queries name colour or brand and kind: words find them, random weights do not
     assert report.lexical_alone > report.dense_alone
-    assert report.mrr == max(report.curve.values()) >= report.lexical_alone
+    assert report.mrr == report.text >= report.lexical_alone
+    assert (report.weights.behaviour, report.behaviour_alone) == (0.0, 0.0)  # it has no log
+
+
+def test_fusion_is_fitted_with_the_log_if_there_is_one(retriever, tiny_prepared):
+    pairs = tiny_prepared.pairs("train")
+    log = QueryLog.build(
+        pairs.queries,
+        retriever.encoder.encode(pairs.queries),
+        (pairs.query, pairs.row, pairs.weight),
+        BehaviourConfig(),
+    )
+    examples = tiny_prepared.examples("valid")
+    report = fit_fusion(retriever.with_query_log(log), examples, depth=20)
+    # the same queries come again and again, and lead to the same items
+    assert report.behaviour_alone > report.dense_alone
+    assert report.mrr >= max(report.text, report.behaviour_alone)
+    assert report.text == fit_fusion(retriever, examples, depth=20).text
     assert report.n_examples == len(examples)
 
 
@@ -137,8 +217,6 @@ def test_parts_that_do_not_belong_together_are_refused(retriever, vectors, tiny_
     flat = VectorIndexConfig(kind="flat")
     lexical = LexicalIndex.build(tiny_items, LexicalConfig())
     with pytest.raises(ModelIndexMismatch, match="32 dimensions, got 16"):
-        Retriever(retriever.encoder, VectorIndex.build(vectors[:, :16], flat), lexical, 0.5)
+        Retriever(retriever.encoder, VectorIndex.build(vectors[:, :16], flat), lexical, retriever.weights)
     with pytest.raises(ModelIndexMismatch, match="59 vectors and 60 texts"):
-        Retriever(retriever.encoder, VectorIndex.build(vectors[:59], flat), lexical, 0.5)
-    with pytest.raises(ConfigError):
-        retriever.with_dense_weight(1.5)
+        Retriever(retriever.encoder, VectorIndex.build(vectors[:59], flat), lexical, retriever.weights)

@@ -13,6 +13,7 @@ from corpus.errors import ArtefactError, ConfigError
 from corpus.items import ItemTable
 from corpus.prepared import Prepared
 from retrieval.config import RetrieverConfig
+from retrieval.fusion import FusionWeights
 from retrieval.model_info import MODEL_FILE, RetrieverModelInfo, load_retriever_info
 from retrieval.train import SETTINGS_FILE, TUNED_FILE, train_retriever
 from retrieval.tuning import CHECKPOINTS, LOGS
@@ -65,7 +66,8 @@ def test_a_finished_version_says_what_it_is_and_keeps_no_scaffolding(trained, ti
     assert info.dim == 32
     assert info.n_steps == 3 * -(-info.n_pairs // 16)
     assert info.fusion.fitted is not None
-    assert info.fusion.dense_weight == info.fusion.fitted.dense_weight
+    assert info.fusion.weights == info.fusion.fitted.weights
+    assert info.fusion.fitted.behaviour_alone > 0  # the training split's choices, which come again
     assert info.fusion.fitted.dense_alone == pytest.approx(info.metrics["MRR@10"])  # all 60 items are the sample
     assert sorted(path.name for path in folder.iterdir()) == sorted(["model", LOGS, MODEL_FILE])
     assert not [path for path in folder.rglob("*") if path.suffix in {".pt", ".pth", ".bin", ".pkl"}]
@@ -144,7 +146,7 @@ def test_without_validation_the_last_model_and_an_even_weight_are_kept(
     with caplog.at_level(logging.WARNING):
         info = train_retriever(prepared, config, tmp_path / "v1", cache=tmp_path / "cache")
     assert info.metrics == {}
-    assert info.fusion.dense_weight == 0.5
+    assert info.fusion.weights == FusionWeights(dense=0.5, behaviour=0.0)
     assert "no validation example" in caplog.text
 
 

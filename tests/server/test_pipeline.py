@@ -152,10 +152,9 @@ def test_candidates_that_time_did_not_suffice_for_follow_and_are_counted(bundle)
     class Hurried:
         """A reranker that had time for the best four only."""
 
-        def rerank(self, query, history, candidates, *, deadline):
-            head = bundle.reranker.rerank(query, history, candidates)
-            scores = np.where(np.arange(10) < 4, head.rerank_scores, np.nan).astype(np.float32)
-            return dataclasses.replace(head, rerank_scores=scores, n_scored=4, degraded=DEADLINE)
+        def rerank(self, query, history, candidates, *, depth, deadline):
+            read = bundle.reranker.rerank(query, history, candidates, depth=4)
+            return dataclasses.replace(read, degraded=DEADLINE)
 
     window = Pipeline(dataclasses.replace(bundle, reranker=Hurried()), Histories()).search(task(), endless())
     assert [d.reason for d in window.degraded] == [DegradationReason.DEADLINE]

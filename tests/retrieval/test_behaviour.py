@@ -1,0 +1,169 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from corpus.errors import ArtefactError
+from corpus.prepared import Pairs, Prepared
+from retrieval.behaviour import Behaviour
+from retrieval.config import BehaviourConfig
+from retrieval.encoder import TextEncoder, open_torch_encoder
+
+NEVER = "NaT"
+N_ITEMS = 8
+# (query, item, weight, shopper, day); the newest is of day 15
+CHOICES = (
+    ("pan", 5, 1.0, 0, "2026-01-15"),
+    ("pan", 5, 1.0, 1, "2026-01-08"),
+    ("pan", 3, 2.0, 1, "2026-01-01"),
+    ("hose", 3, 0.5, -1, "2026-01-15"),
+    ("rake", 6, 0.25, 0, "2026-01-15"),
+)
+
+
+def pairs(*choices: tuple[str, int, float, int, str]) -> Pairs:
+    queries = list(dict.fromkeys(choice[0] for choice in choices))
+    return Pairs(
+        queries=queries,
+        query=np.array([queries.index(choice[0]) for choice in choices], dtype=np.int64),
+        row=np.array([choice[1] for choice in choices], dtype=np.int64),
+        weight=np.array([choice[2] for choice in choices], dtype=np.float32),
+        shopper=np.array([choice[3] for choice in choices], dtype=np.int64),
+        timestamp=np.array([choice[4] for choice in choices], dtype="datetime64[us]"),
+    )
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_encoder_folder: Path) -> TextEncoder:
+    return open_torch_encoder(tiny_encoder_folder, role="query", max_tokens=16)
+
+
+def build(encoder: TextEncoder, *choices: tuple[str, int, float, int, str], **settings: object) -> Behaviour:
+    return Behaviour.build(pairs(*choices), encoder, BehaviourConfig(**settings), n_items=N_ITEMS)
+
+
+@pytest.fixture
+def behaviour(encoder: TextEncoder) -> Behaviour:
+    return build(encoder, *CHOICES, trend_days=7.0)
+
+
+def test_popularity_is_the_weight_of_all_choices(behaviour: Behaviour):
+    np.testing.assert_allclose(behaviour.popularity, [0, 0, 0, 2.5, 0, 2, 0.25, 0])
+    assert behaviour.popularity.dtype == behaviour.recent.dtype == np.float32
+
+
+def test_recent_choices_are_halved_with_every_trend_of_their_age(behaviour: Behaviour):
+    # item 5: 1 + 1/2 (one week old); item 3: 2/4 (two weeks) + .5; item 6: of today
+    np.testing.assert_allclose(behaviour.recent, [0, 0, 0, 1.0, 0, 1.5, 0.25, 0], rtol=1e-6)
+
+
+def test_a_half_life_takes_from_popularity_and_the_log_alike(encoder: TextEncoder):
+    behaviour = build(encoder, *CHOICES, half_life_days=14.0)
+    old = 2**-0.5  # one week is half a half-life
+    np.testing.assert_allclose(behaviour.popularity, [0, 0, 0, 2 / 2 + 0.5, 0, 1 + old, 0.25, 0], rtol=1e-6)
+    chosen = behaviour.queries.chosen("pan")
+    assert chosen.rows.tolist() == [5, 3]
+    np.testing.assert_allclose(chosen.weights, [1 + old, 1], rtol=1e-6)
+    assert chosen.total == pytest.approx(2 + old)
+
+
+def test_the_log_is_asked_by_text_and_by_likeness(behaviour: Behaviour, encoder: TextEncoder):
+    chosen = behaviour.queries.chosen("pan")
+    assert (chosen.rows.tolist(), chosen.weights.tolist(), chosen.total) == ([3, 5], [2, 2], 4)
+    rows, scores = behaviour.queries.search(encoder.encode(["rake"])[0], 1)
+    assert rows.tolist() == [6]
+    # an encoder of random weights finds all queries alike, so that the others take most of its share
+    assert 0 < scores[0] <= 0.25 / (0.25 + 1) + 1e-6
+
+
+def test_items_of_the_same_shoppers_are_related(behaviour: Behaviour):
+    # shopper 0 chose 5 and 6, shopper 1 chose 5 and 3
+    assert behaviour.related.of(5)[0].tolist() == [3, 6]
+    np.testing.assert_allclose(behaviour.related.of(5)[1], [1 / (2**0.5 + 1)] * 2, rtol=1e-6)
+    assert behaviour.related.of(3)[0].tolist() == [5]  # the hose was chosen by nobody known
+
+
+def test_only_the_most_frequent_queries_are_kept_in_the_log(encoder: TextEncoder):
+    behaviour = build(encoder, *CHOICES, max_queries=2)
+    assert len(behaviour.queries) == 2
+    assert behaviour.queries.chosen("pan").total == 4
+    assert behaviour.queries.chosen("hose").total == 0.5
+    assert behaviour.queries.chosen("rake").total == 0
+    assert behaviour.popularity[6] == 0.25  # the choice itself still counts
+
+
+@pytest.mark.parametrize("half_life_days", [None, 7.0])
+def test_judged_queries_have_no_time_and_decay_never(encoder: TextEncoder, half_life_days: float | None):
+    judged = tuple((query, row, weight, -1, NEVER) for query, row, weight, *_ in CHOICES)
+    behaviour = build(encoder, *judged, half_life_days=half_life_days)
+    np.testing.assert_allclose(behaviour.popularity, [0, 0, 0, 2.5, 0, 2, 0.25, 0])
+    np.testing.assert_array_equal(behaviour.recent, behaviour.popularity)
+    assert not len(behaviour.related.rows)
+
+
+def test_what_has_no_time_is_as_good_as_new(encoder: TextEncoder):
+    mixed = (("pan", 1, 1.0, -1, NEVER), ("pan", 2, 1.0, -1, "2026-01-01"), ("pan", 4, 1.0, -1, "2026-01-08"))
+    behaviour = build(encoder, *mixed, trend_days=7.0)
+    np.testing.assert_allclose(behaviour.recent[[1, 2, 4]], [1, 0.5, 1])
+
+
+def test_before_the_first_choice_the_tables_are_empty(encoder: TextEncoder):
+    behaviour = build(encoder, half_life_days=3.0)
+    assert len(behaviour.queries) == 0
+    assert behaviour.popularity.tolist() == behaviour.recent.tolist() == [0.0] * N_ITEMS
+    assert behaviour.popularity.dtype == behaviour.recent.dtype == np.float32
+    assert len(behaviour.related) == N_ITEMS
+
+
+def test_tables_survive_the_disk(behaviour: Behaviour, encoder: TextEncoder, tmp_path: Path):
+    behaviour.save(tmp_path / "behaviour")
+    loaded = Behaviour.load(tmp_path / "behaviour", BehaviourConfig(), n_items=N_ITEMS)
+    np.testing.assert_array_equal(loaded.popularity, behaviour.popularity)
+    np.testing.assert_array_equal(loaded.recent, behaviour.recent)
+    for part in ("offsets", "rows", "values"):
+        np.testing.assert_array_equal(getattr(loaded.related, part), getattr(behaviour.related, part))
+    vector = encoder.encode(["pan"])[0]
+    for got, want in zip(loaded.queries.search(vector, 5), behaviour.queries.search(vector, 5), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_empty_tables_survive_the_disk(encoder: TextEncoder, tmp_path: Path):
+    build(encoder).save(tmp_path / "behaviour")
+    loaded = Behaviour.load(tmp_path / "behaviour", BehaviourConfig(), n_items=N_ITEMS)
+    assert len(loaded.queries) == 0
+    assert loaded.popularity.tolist() == [0.0] * N_ITEMS
+
+
+@pytest.mark.parametrize("n_items", [N_ITEMS - 1, N_ITEMS + 1])
+def test_tables_of_another_catalogue_are_refused(behaviour: Behaviour, tmp_path: Path, n_items: int):
+    behaviour.save(tmp_path)
+    with pytest.raises(ArtefactError, match=f"{n_items} items"):
+        Behaviour.load(tmp_path, BehaviourConfig(), n_items=n_items)
+
+
+@pytest.mark.parametrize("name", ["popularity.npy", "recent.npy", "related_rows.npy", "query_totals.npy"])
+@pytest.mark.parametrize("array", [np.zeros(3, dtype=np.float32), np.zeros(N_ITEMS), None])
+def test_a_file_that_is_missing_or_of_another_shape_is_refused(
+    behaviour: Behaviour, tmp_path: Path, name: str, array: np.ndarray | None
+):
+    behaviour.save(tmp_path)
+    (tmp_path / name).unlink()
+    if array is not None:
+        np.save(tmp_path / name, array.astype(np.float64) if name.startswith("query") else array)
+    with pytest.raises(ArtefactError, match="build the bundle again"):
+        Behaviour.load(tmp_path, BehaviourConfig(), n_items=N_ITEMS)
+
+
+def test_prepared_data_are_counted_as_they_are(tiny_prepared: Prepared, encoder: TextEncoder):
+    known = tiny_prepared.pairs("train")
+    behaviour = Behaviour.build(known, encoder, BehaviourConfig(), n_items=60)
+    examples = tiny_prepared.examples("train")
+    popularity = np.zeros(60)
+    for example in examples:
+        for label in example.labels:
+            popularity[label.row] += label.weight
+    np.testing.assert_allclose(behaviour.popularity, popularity, rtol=1e-5)
+    assert len(behaviour.queries) == len({example.query for example in examples})
+    first = examples[0].query
+    total = sum(label.weight for example in examples if example.query == first for label in example.labels)
+    assert behaviour.queries.chosen(first).total == pytest.approx(total)
