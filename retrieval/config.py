@@ -28,6 +28,7 @@ class RetrieverTrainConfig(Section):
     # that exploits the collective knowledge of web users"; logs hold those of frequent queries already
     typo_share: float = Field(default=0.1, ge=0, le=1)  # of the queries get a typing error, fresh in every batch
     learning_rate: float = Field(default=5e-5, gt=0)  # the highest, at the end of the warm-up
+    lora_rank: int | None = Field(default=None, ge=1)  # of adapters, merged at the end; None: tune all weights
     warmup_share: float = Field(default=0.1, ge=0, le=1)  # of all steps
     weight_decay: float = Field(default=0.01, ge=0)  # AdamW's
     max_grad_norm: float = Field(default=1.0, gt=0)  # gradients are clipped to this norm

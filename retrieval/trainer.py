@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
@@ -23,6 +25,8 @@ from retrieval.processes import from_first, is_first, sum_gradients
 from retrieval.quiet import quiet_libraries
 from retrieval.training_callbacks import CheckpointClock, TrainingProgress
 from retrieval.validation import HIT, MRR, Validation
+
+WEIGHTS_FILE = "towers.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,14 +74,20 @@ class TowerTrainer(SentenceTransformerTrainer):  # type: ignore[misc]  # the lib
         """Collect nothing for a model card: it would tokenise the whole data set for statistics."""
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        self.model.save(output_dir or self.args.output_dir, create_model_card=False)
+        # weights alone: the library could not open a model with adapters in it
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(self.model, str(folder / WEIGHTS_FILE))
+
+    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
+        load_model(self.model, str(Path(checkpoint_path) / WEIGHTS_FILE))
 
     def _load_best_model(self) -> None:
         # the library would log a failure and go on with the last model; and the folder may have moved since
         best = Path(self.args.output_dir) / Path(self.state.best_model_checkpoint).name
         try:
             self._load_from_checkpoint(str(best))
-        except (OSError, RuntimeError, ValueError) as exc:
+        except (OSError, RuntimeError, SafetensorError) as exc:
             raise ArtefactError(f"expected the best checkpoint at {best}, got: {exc}; train with --fresh") from exc
 
 

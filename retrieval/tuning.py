@@ -110,6 +110,11 @@ class _Tuning:
         config, train, folder = self._config, self._config.train, self.folder(number)
         device = device_of(train)
         model = load_towers(config, device=device) if start is None else open_towers(start, device=device)
+        adapters = None
+        if train.lora_rank is not None:
+            from retrieval.low_rank import LowRank  # peft takes a second to import
+
+            adapters = LowRank(model, train.lora_rank, seed=train.seed + number)
         collator = PairCollator(
             self._pairs,
             self._texts,
@@ -136,6 +141,8 @@ class _Tuning:
         )
         with quiet_libraries():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            if adapters is not None:
+                adapters.merge()
             from_first(lambda: model.save(str(folder / MODEL_FOLDER), create_model_card=False))
         return Tuned(
             dim=model.get_embedding_dimension(),

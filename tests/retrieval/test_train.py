@@ -254,6 +254,22 @@ def test_a_mined_round_that_was_interrupted_goes_on_without_the_rounds_before(
         np.testing.assert_array_equal(tensor, once[name], err_msg=name)
 
 
+def test_lora_leaves_a_plain_model_whose_linear_layers_alone_have_moved(
+    tiny_prepared: Prepared, tiny_encoder_folder: Path, tmp_path: Path
+):
+    """Its best checkpoint, not its last, included: what is kept is what was validated."""
+    train = {"lora_rank": 2, "max_steps": 9, "evaluations_per_epoch": 4, "learning_rate": 1e-2, "hard_negatives": 1}
+    info = train_retriever(tiny_prepared, settings(tiny_encoder_folder, train=train), tmp_path / "v1", cache=tmp_path)
+    assert info.fusion.fitted is not None
+    assert info.fusion.fitted.dense_alone == pytest.approx(info.metrics["MRR@10"])
+    before, after = load_file(tiny_encoder_folder / "model.safetensors"), weights(tmp_path / "v1")
+    assert before.keys() == after.keys()
+    moved = {name for name, tensor in after.items() if not np.array_equal(tensor, before[name])}
+    assert "encoder.layer.0.attention.self.query.weight" in moved
+    assert "encoder.layer.1.output.dense.weight" in moved
+    assert all(after[name].ndim == 2 and "embeddings" not in name for name in moved)
+
+
 def test_widths_are_trained_and_the_chosen_one_is_validated_as_it_will_be_served(
     tiny_prepared: Prepared, tiny_encoder_folder: Path, tmp_path: Path
 ):
