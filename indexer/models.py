@@ -59,8 +59,8 @@ def choose_models(workspace: Workspace, retriever_version: str | None, reranker_
     Args:
         workspace: The store.
         retriever_version: Such as ``v3``; None is the newest.
-        reranker_version: None is the newest that was trained on this retriever's candidates. The newest blend of both
-            comes along.
+        reranker_version: None is the newest that was trained on this retriever's candidates and is no student. The newest
+            blend of both comes along.
     Raises:
         VersionNotFound: If a version does not exist, or no retriever does.
         ModelIndexMismatch: If there are rerankers, but none (or not the named one) belongs to this retriever.
@@ -72,7 +72,9 @@ def choose_models(workspace: Workspace, retriever_version: str | None, reranker_
         known = [find_version(workspace.rerankers, reranker_version, marker=RERANKER_FILE).name]
     for version in reversed(known):
         reranker = RerankerModelInfo.load(workspace.rerankers / version)
-        if reranker.retriever_fingerprint == retriever.fingerprint:
+        # a student is newer than its teacher and no better
+        eligible = reranker_version is not None or reranker.teacher_fingerprint is None
+        if eligible and reranker.retriever_fingerprint == retriever.fingerprint:
             blend_folder, blend = _newest_blend(workspace, retriever.fingerprint, reranker.fingerprint)
             return TrainedModels(
                 retriever_folder=folder,

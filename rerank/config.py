@@ -23,7 +23,7 @@ pointwise part fixes the level, which calibrated probabilities need. Their sum a
 listwise, .730 pointwise, .835 with both, at a log loss after calibration of .143, .111 and .118 (base rate: .199).
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -100,6 +100,7 @@ class RerankerConfig(Section):
     preset: Literal["default", "reference"] = "default"  # reference: as Tandem was specified, see rerank/config.py
     base_model: str = "default"  # the packaged MiniLM; "retriever": the tuned retriever; else a folder or a hub id
     n_layers: int | None = Field(default=None, ge=1)  # keep only the base model's first layers; None: all
+    teacher: str | None = None  # a finished version, such as "v3": its first n_layers learn to score as all of it does
     item_fields: tuple[str, ...] = ("title", "brand", "category")  # what it reads of an item, in this order
     max_query_tokens: int = Field(default=32, ge=1)  # longer queries are cut
     max_history_tokens: int = Field(default=64, ge=0)  # whole events are left out past it
@@ -107,6 +108,12 @@ class RerankerConfig(Section):
     history_events: int = Field(default=8, ge=0)  # most events of a history that are read
     head_weights: HeadWeights = HeadWeights()
     train: RerankerTrainConfig = RerankerTrainConfig()
+
+    @model_validator(mode="after")
+    def _students_have_a_depth(self) -> Self:
+        if self.teacher is not None and self.n_layers is None:
+            raise ValueError("expected n_layers beside teacher, such as 2: how many of its layers a student keeps")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -28,6 +28,22 @@ def label_targets(rates: torch.Tensor) -> Targets:
     return Targets(shares=rates / rates.sum(dim=1, keepdim=True).clamp(min=1e-9), rates=rates)
 
 
+def teacher_targets(logits: torch.Tensor, like: torch.Tensor, places: torch.Tensor) -> Targets:
+    """Return the targets that a teacher's scores of the same pairs set.
+
+    With them the listwise loss is, but for a constant, the Kullback-Leibler divergence of the two softmaxes over a
+    list, and the pointwise one that of the two chances. Unlike labels they tell apart what nobody chose.
+
+    Args:
+        logits: (n_pairs, n_heads) of the teacher.
+        like: (n_lists, longest, n_heads), the shape.
+        places: int64 (n_pairs,), each pair's place among the n_lists · longest.
+    Source: Hinton et al. 2015, "Distilling the knowledge in a neural network", at temperature 1.
+    """
+    lists = _as_lists(logits, like, places)
+    return Targets(shares=torch.softmax(lists, dim=1), rates=torch.sigmoid(lists))
+
+
 def list_loss(logits: torch.Tensor, targets: Targets, places: torch.Tensor, kind: LossKind) -> torch.Tensor:
     """Return the loss of some lists, summed over the heads.
 

@@ -29,6 +29,7 @@ class RerankerModelInfo(BaseModel):
     retriever_fingerprint: str  # whose candidates it was trained on
     data_fingerprint: str
     base_model: str
+    teacher_fingerprint: str | None = None  # of the version that a student learned from
     config: RerankerConfig  # resolved
     score_weights: dict[str, float]  # final score = rerank · "rerank" + retrieval score · "retrieval"
     heads: tuple[str, ...]  # those that the data could teach; the others' outputs mean nothing

@@ -25,6 +25,7 @@ from rerank.heads import HEADS, resolve_weights, taught_heads
 from rerank.history import HISTORY_VERSION, item_names
 from rerank.inputs import TOKENIZER_FILE, PairTokenizer, PassageTokens
 from rerank.model_info import MODEL_FILE, MODEL_FOLDER, RerankerModelInfo
+from rerank.scorer import load_module
 from rerank.trainer import (
     BEST_METRIC,
     WEIGHT_METRIC,
@@ -54,6 +55,7 @@ def train_reranker(
     *,
     retriever_fingerprint: str,
     retriever_model: Path | None = None,
+    teacher: Path | None = None,
     resume: bool = True,
 ) -> RerankerModelInfo:
     """Train a cross-encoder on the tuned retriever's candidates.
@@ -65,30 +67,35 @@ def train_reranker(
         out: The version folder to fill: ``model/``, ``logs/``, last ``model.json``; ``checkpoints/`` while it runs.
         retriever_fingerprint: Of the retriever's trained version.
         retriever_model: Folder of its transformer, for a configuration that starts from it.
+        teacher: Folder of the version that ``config.teacher`` names; a student starts from its first layers, as in
+            Sanh et al. 2019, and learns its scores.
         resume: Go on from the last checkpoint of an interrupted run of the same configuration, data and retriever.
     Returns:
         What was written to ``model.json``.
     Raises:
-        ConfigError: If the folder holds a finished version, the base model cannot be used, or training diverged.
+        ConfigError: If the folder holds a finished version, the base model cannot be used, training diverged, or the
+            teacher knows other candidates or reads other inputs.
         InputError: If the training split holds nothing to learn an order from.
         DeviceUnavailable: If the configured precision needs a device that is missing.
     """
     if (out / MODEL_FILE).exists():
         raise ConfigError(f"expected a folder for a new version, {out} holds a finished one; train into another")
+    taught_by = None if teacher is None else _check_teacher(teacher, config, retriever_fingerprint)
     identity = {
         "config": config.model_dump_json(),
         "data": prepared.fingerprint,
         "retriever": retriever_fingerprint,
+        "teacher": taught_by.fingerprint if taught_by else "",
     }
     checkpoints = out / CHECKPOINT_FOLDER
     checkpoint = open_checkpoints(checkpoints, identity, resume=resume)
-    base_model = _base_model(config, retriever_model)
+    base_model = _base_model(config, retriever_model) if teacher is None else str(teacher / MODEL_FOLDER)
     with quiet_libraries():
         tokenizer, pretrained = _load_tokenizer(base_model)
         set_seed(config.train.seed)  # the fresh head is drawn at random
         classifier = load_classifier(base_model, n_layers=config.n_layers)
         check_length(classifier, config)
-        trainer = _trainer(prepared, retriever, config, tokenizer, classifier, out)
+        trainer = _trainer(prepared, retriever, config, tokenizer, classifier, out, teacher)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         metrics, retrieval_weight = _best(trainer)
         calibration = calibrate(trainer.eval_dataset, trainer.scorer(), trainer.objective.heads)
@@ -101,7 +108,8 @@ def train_reranker(
         fingerprint=_fingerprint(model_folder, config, objective.head_weights),
         retriever_fingerprint=retriever_fingerprint,
         data_fingerprint=prepared.fingerprint,
-        base_model=config.base_model,
+        base_model=config.teacher or config.base_model,
+        teacher_fingerprint=taught_by.fingerprint if taught_by else None,
         config=config,
         score_weights={"rerank": 1.0, "retrieval": retrieval_weight},
         heads=objective.heads,
@@ -126,6 +134,23 @@ def _base_model(config: RerankerConfig, retriever_model: Path | None) -> str:
             "separate towers or none; name a folder or a hub id"
         )
     return str(retriever_model)
+
+
+def _check_teacher(folder: Path, config: RerankerConfig, retriever_fingerprint: str) -> RerankerModelInfo:
+    info = RerankerModelInfo.load(folder)
+    if info.retriever_fingerprint != retriever_fingerprint:
+        raise ConfigError(
+            f"expected [reranker] teacher to be trained on this retriever's candidates, got {folder.name}, trained on "
+            "another's; train a new one first"
+        )
+    mine, others = (_reading(each) for each in (config, info.config))
+    differing = [name for name, value in mine.items() if value != others[name]]
+    if differing:
+        raise ConfigError(
+            f"expected a student to read what its teacher {folder.name} reads, got other [reranker] "
+            f"{', '.join(differing)}; set them as in its {MODEL_FILE}"
+        )
+    return info
 
 
 def training_lists(prepared: Prepared, retriever: Retriever, config: RerankerConfig) -> list[TrainingList]:
@@ -156,6 +181,7 @@ def _trainer(
     tokenizer: PairTokenizer,
     classifier: Any,  # noqa: ANN401
     out: Path,
+    teacher: Path | None,
 ) -> RerankerTrainer:
     name_of = item_names(prepared.items)
     texts = passages(prepared.items, config.item_fields)
@@ -173,7 +199,7 @@ def _trainer(
         arguments.max_steps,
         len(validation),
     )
-    trainer = RerankerTrainer(classifier, arguments, dataset, validation, tokenizer, _objective(config, lists))
+    trainer = RerankerTrainer(classifier, arguments, dataset, validation, tokenizer, _objective(config, lists, teacher))
     trainer.remove_callback(PrinterCallback)  # prints to the standard output
     trainer.add_callback(TrainingProgress("training the reranker"))
     trainer.add_callback(CheckpointClock(config.train.checkpoint_minutes))
@@ -183,7 +209,13 @@ def _trainer(
     return trainer
 
 
-def _objective(config: RerankerConfig, lists: Sequence[TrainingList]) -> Objective:
+def _objective(config: RerankerConfig, lists: Sequence[TrainingList], teacher: Path | None) -> Objective:
+    if teacher is not None:
+        known = RerankerModelInfo.load(teacher).heads
+        weights = resolve_weights(config.head_weights, known)
+        return Objective(
+            loss=config.train.loss, heads=known, head_weights=weights, teacher=load_module(teacher / MODEL_FOLDER)
+        )
     taught = taught_heads(choices_per_head(lists))
     if len(taught) < len(HEADS):
         logger.info("the training split teaches only: %s", ", ".join(taught))
@@ -220,13 +252,20 @@ def _best(trainer: RerankerTrainer) -> tuple[dict[str, float], float]:
     return metrics | {"epoch": float(best["epoch"])}, float(best[WEIGHT_METRIC])
 
 
+def _reading(config: RerankerConfig) -> dict[str, Any]:
+    """Return the settings that decide what the model reads."""
+    return config.model_dump(
+        mode="json", exclude={"train", "preset", "base_model", "n_layers", "teacher", "head_weights"}
+    )
+
+
 def _fingerprint(model_folder: Path, config: RerankerConfig, head_weights: dict[str, float]) -> str:
     """Hash all that decides a score: weights, tokenizer, how inputs are written and how the heads are joined."""
     digest = hashlib.sha256()
     for path in sorted([*model_folder.glob("*.safetensors"), model_folder / TOKENIZER_FILE]):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    settings = config.model_dump(mode="json", exclude={"train", "preset", "base_model", "n_layers", "head_weights"})
+    settings = _reading(config)
     settings |= {"history_version": HISTORY_VERSION, "passage_version": PASSAGE_VERSION, "head_weights": head_weights}
     digest.update(json.dumps(settings, sort_keys=True).encode())
     return digest.hexdigest()

@@ -15,7 +15,7 @@ from rerank.cross_encoder import CrossEncoder, pair_logits
 from rerank.dataset import GroupedByLength, ListCollator, ListDataset
 from rerank.heads import HEADS
 from rerank.inputs import PairTokenizer
-from rerank.loss import LossKind, label_targets, list_loss
+from rerank.loss import LossKind, label_targets, list_loss, teacher_targets
 from rerank.scorer import PairScorer
 from rerank.validation import ValidationSet, validate
 from retrieval.torch_engine import TorchEngine
@@ -31,6 +31,7 @@ class Objective:
     loss: LossKind
     heads: tuple[str, ...]  # that the data can teach
     head_weights: dict[str, float]  # resolved, for the ranking that is validated
+    teacher: torch.nn.Module | None = None  # whose logits are the targets, instead of the choices
 
 
 class RerankerTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
@@ -57,6 +58,7 @@ class RerankerTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         self._validation = validation
         self._tokenizer = tokenizer
         self.objective = objective
+        self._teacher = None if objective.teacher is None else objective.teacher.to(self.args.device).eval()
 
     def compute_loss(
         self,
@@ -66,9 +68,15 @@ class RerankerTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         num_items_in_batch: Any = None,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         """Return the loss of a batch over the heads that the data can teach."""
-        logits = pair_logits(model, inputs["input_ids"], inputs["attention_mask"], inputs["token_type_ids"])
+        pairs = inputs["input_ids"], inputs["attention_mask"], inputs["token_type_ids"]
+        logits = pair_logits(model, *pairs)
         taught = [HEADS.index(head) for head in self.objective.heads]
-        targets = label_targets(inputs["rates"][..., taught])
+        rates = inputs["rates"][..., taught]
+        if self._teacher is None:
+            targets = label_targets(rates)
+        else:
+            with torch.no_grad():
+                targets = teacher_targets(self._teacher(*pairs)[:, taught], rates, inputs["places"])
         loss = list_loss(logits[:, taught], targets, inputs["places"], self.objective.loss)
         return (loss, {"logits": logits}) if return_outputs else loss
 

@@ -75,6 +75,8 @@ def train_second_stage(
     first = find_version(workspace.retrievers, None, marker=RETRIEVER_FILE)
     info = load_retriever_info(first)
     stage = build_retriever(prepared.items, first, config.retriever, workspace.embeddings)
+    named = config.reranker.teacher
+    teacher = None if named is None else find_version(workspace.rerankers, named, marker=MODEL_FILE)
     folder = _version_to_train(workspace.rerankers, MODEL_FILE, fresh=fresh)
     trained = train_reranker(
         prepared,
@@ -83,6 +85,7 @@ def train_second_stage(
         folder,
         retriever_fingerprint=info.fingerprint,
         retriever_model=first / MODEL_FOLDER,
+        teacher=teacher,
         resume=not fresh,
     )
     return folder, trained

@@ -30,13 +30,16 @@ def add_retriever(workspace: Workspace, version: str, fingerprint: str) -> None:
     (workspace.retrievers / version / "model.json").write_text(info.model_dump_json(), encoding="utf-8")
 
 
-def add_reranker(workspace: Workspace, version: str, retriever_fingerprint: str) -> None:
+def add_reranker(
+    workspace: Workspace, version: str, retriever_fingerprint: str, *, teacher_fingerprint: str | None = None
+) -> None:
     (workspace.rerankers / version).mkdir(parents=True)
     RerankerModelInfo(
         fingerprint=f"of {version}",
         retriever_fingerprint=retriever_fingerprint,
         data_fingerprint="d",
         base_model="tiny",
+        teacher_fingerprint=teacher_fingerprint,
         config=RerankerConfig(),
         score_weights={"rerank": 1.0, "retrieval": 1.0},
         heads=("click",),
@@ -116,6 +119,13 @@ def test_a_blend_of_another_release_is_passed_over(workspace, caplog):
     models = choose_models(workspace, None, None)
     assert models.blend_folder.name == "v1"
     assert "got one of" in caplog.text  # whoever trains the next one must get this far
+
+
+def test_a_student_is_built_only_where_it_is_named(workspace):
+    add_reranker(workspace, "v1", "new")
+    add_reranker(workspace, "v2", "new", teacher_fingerprint="of v1")
+    assert choose_models(workspace, None, None).reranker_folder.name == "v1"
+    assert choose_models(workspace, None, "v2").reranker_folder.name == "v2"
 
 
 def test_named_versions_are_taken(workspace):

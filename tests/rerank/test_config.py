@@ -29,6 +29,11 @@ def test_a_resolved_configuration_reads_back_as_itself():
     assert RerankerConfig.model_validate_json(config.model_dump_json()) == config
 
 
+def test_a_teacher_without_a_depth_is_an_error():
+    with pytest.raises(ValidationError, match="n_layers"):
+        RerankerConfig(teacher="v1")
+
+
 def test_an_unknown_key_is_an_error_also_under_a_preset():
     with pytest.raises(ValidationError, match="learning_rat"):
         RerankerConfig.model_validate({"preset": "reference", "train": {"learning_rat": 1}})

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from rerank.loss import label_targets, list_loss, listwise_loss, pointwise_loss
+from rerank.loss import label_targets, list_loss, listwise_loss, pointwise_loss, teacher_targets
 
 
 def one_head(values: list[list[float]]) -> torch.Tensor:
@@ -51,6 +51,22 @@ def test_both_is_the_sum_of_the_two():
 def test_rates_of_a_list_become_the_shares_of_its_choices_per_head():
     shares = label_targets(torch.tensor([[[0.9, 0.0], [0.3, 0.0]]])).shares
     torch.testing.assert_close(shares, torch.tensor([[[0.75, 0.0], [0.25, 0.0]]]))
+
+
+def test_a_teachers_scores_become_shares_and_chances_by_hand():
+    logits = torch.tensor([[math.log(3.0)], [0.0], [0.0]])
+    targets = teacher_targets(logits, torch.empty(2, 2, 1), torch.tensor([0, 1, 2]))
+    torch.testing.assert_close(targets.shares, one_head([[0.75, 0.25], [1.0, 0.0]]))
+    torch.testing.assert_close(targets.rates, one_head([[0.75, 0.5], [0.5, 0.0]]))
+
+
+@pytest.mark.parametrize("kind", ["listwise", "pointwise"])
+def test_a_student_that_scores_as_its_teacher_has_nothing_to_learn(kind: str):
+    logits, places = torch.randn(5, 3), torch.tensor([0, 1, 2, 3, 4])
+    targets = teacher_targets(logits, torch.empty(2, 3, 3), places)
+    student = logits.clone().requires_grad_()
+    list_loss(student, targets, places, kind).backward()
+    torch.testing.assert_close(student.grad, torch.zeros(5, 3), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("loss", [listwise_loss, pointwise_loss])

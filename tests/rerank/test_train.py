@@ -15,9 +15,15 @@ from safetensors.numpy import load_file
 from corpus.errors import ConfigError, DeviceUnavailable, InputError
 from corpus.prepared import EXAMPLE_SCHEMA, Prepared
 from rerank.config import HeadWeights, RerankerConfig
-from rerank.cross_encoder import load_classifier
+from rerank.cross_encoder import CrossEncoder, load_classifier
+from rerank.history import item_names
+from rerank.inputs import PassageTokens
 from rerank.model_info import MODEL_FILE, RerankerModelInfo
+from rerank.scorer import PairScorer, open_torch_scorer
 from rerank.train import train_reranker
+from rerank.validation import build_validation
+from retrieval.passages import passages
+from retrieval.torch_engine import TorchEngine
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +32,9 @@ def changed(config: RerankerConfig, **train: object) -> RerankerConfig:
     return config.model_copy(update={"train": config.train.model_copy(update=train)})
 
 
-def run(prepared: Prepared, retriever: object, config: RerankerConfig, out: Path, **options: bool) -> RerankerModelInfo:
+def run(
+    prepared: Prepared, retriever: object, config: RerankerConfig, out: Path, **options: object
+) -> RerankerModelInfo:
     return train_reranker(prepared, retriever, config, out, retriever_fingerprint="retriever", **options)  # type: ignore[arg-type]
 
 
@@ -176,6 +184,43 @@ def test_early_stopping_keeps_the_best_validation(tasteful, word_retriever, tiny
     info = run(tasteful, word_retriever, config, tmp_path / "v1")
     assert info.metrics["epoch"] == 1
     assert len(_logged_steps(tmp_path / "v1", "eval/mrr_at_10")) == 2
+
+
+def test_a_student_learns_its_teachers_scores(
+    trained: Path, trained_info: RerankerModelInfo, tasteful: Prepared, word_retriever, tiny_config, tmp_path: Path
+):
+    config = changed(tiny_config, epochs=4).model_copy(update={"teacher": "v1", "n_layers": 1})
+    info = run(tasteful, word_retriever, config, tmp_path / "v2", teacher=trained)
+    assert info.teacher_fingerprint == trained_info.fingerprint
+    assert (info.base_model, info.heads) == ("v1", ("purchase",))
+    assert info.n_parameters < trained_info.n_parameters
+    began = load_file(trained / "model" / "model.safetensors")
+    assert not [name for name in load_file(tmp_path / "v2" / "model" / "model.safetensors") if name not in began]
+
+    teacher, student = (open_torch_scorer(folder, device="cpu") for folder in (trained, tmp_path / "v2"))
+    untaught = PairScorer(
+        TorchEngine(CrossEncoder(load_classifier(str(trained / "model"), n_layers=1)), "cpu"),
+        teacher.tokenizer,
+        trained_info.head_weights,
+    )
+    names = item_names(tasteful.items)
+    tokens = PassageTokens.build(teacher.tokenizer, passages(tasteful.items, config.item_fields), 16)
+    validation = build_validation(tasteful, word_retriever, teacher.tokenizer, tokens, names, config)
+    want, before, after = (validation.score(scorer)[validation.known] for scorer in (teacher, untaught, student))
+    assert np.corrcoef(want, after)[0, 1] > max(0.7, np.corrcoef(want, before)[0, 1] + 0.1)
+
+
+def test_a_teacher_of_other_candidates_or_inputs_is_refused(
+    trained: Path, tasteful: Prepared, word_retriever, tiny_config, tmp_path: Path
+):
+    config = tiny_config.model_copy(update={"teacher": "v1", "n_layers": 1})
+    with pytest.raises(ConfigError, match="another's"):
+        train_reranker(
+            tasteful, word_retriever, config, tmp_path / "v2", retriever_fingerprint="other", teacher=trained
+        )
+    config = config.model_copy(update={"max_item_tokens": 12})
+    with pytest.raises(ConfigError, match="max_item_tokens; set"):
+        run(tasteful, word_retriever, config, tmp_path / "v2", teacher=trained)
 
 
 def test_too_long_token_budgets_are_refused_before_training(tasteful, word_retriever, tiny_config, tmp_path: Path):
