@@ -59,7 +59,7 @@ def choose_models(workspace: Workspace, retriever_version: str | None, reranker_
     Args:
         workspace: The store.
         retriever_version: Such as ``v3``; None is the newest.
-        reranker_version: None is the newest that was trained on this retriever's candidates and is no student. The newest
+        reranker_version: None is the newest on this retriever's candidates that is no student. The newest
             blend of both comes along.
     Raises:
         VersionNotFound: If a version does not exist, or no retriever does.
