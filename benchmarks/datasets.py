@@ -44,13 +44,18 @@ DATA_SETS: dict[str, DataSet] = {
             "retriever.train.mask_answers": "item",
             "retriever.train.epochs": 1,
             "retriever.lexical.description": 0.0,
-            "reranker.train.epochs": 2,
+            "reranker.base_model": "retriever",
+            "reranker.train.max_steps": 250,
         },
     ),
     "homedepot": DataSet(
         kind="homedepot",
         folder="homedepot",
-        settings={"retriever.train.epochs": 1, "reranker.train.epochs": 1},
+        settings={
+            "retriever.train.epochs": 1,
+            "reranker.base_model": "retriever",
+            "reranker.train.max_steps": 200,
+        },
         relevant_grade=2.5,
     ),
     # A few hundred queries, each answered by hundreds of items: masking them would leave hardly a negative.
@@ -61,7 +66,11 @@ DATA_SETS: dict[str, DataSet] = {
             settings={
                 "retriever.train.mask_answers": "item",
                 "retriever.train.max_steps": 400,
-                "reranker.train.max_steps": 400,
+                "reranker.base_model": "retriever",
+                "reranker.max_history_tokens": 32,
+                "reranker.train.lists_per_batch": 8,
+                "reranker.train.max_steps": 200,
+                "blend.max_reranked": 800,
             },
             n_test_queries=1000,
         )

@@ -39,6 +39,9 @@ def quality(
     quick: Annotated[
         bool, typer.Option("--quick", help="Few steps on a cut-down store: does it run, not how good is it.")
     ] = False,
+    peer: Annotated[
+        bool, typer.Option(help="Train and measure the do-it-yourself stack as well, which doubles the time.")
+    ] = True,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")
     ] = None,
@@ -49,10 +52,12 @@ def quality(
         if each not in DATA_SETS:
             raise ConfigError(f"expected one of {', '.join(DATA_SETS)} or all, got {each!r}")
         store = stores / (f"{each}-quick" if quick else each)
-        measure(each, DATA_SETS[each], shared=shared, store=store, quick=quick, overrides=overrides or [])
+        measure(each, DATA_SETS[each], shared, store, quick=quick, peer=peer, overrides=overrides or [])
 
 
-def measure(name: str, dataset: DataSet, *, shared: Path, store: Path, quick: bool, overrides: list[str]) -> None:
+def measure(
+    name: str, dataset: DataSet, shared: Path, store: Path, *, quick: bool, peer: bool, overrides: list[str]
+) -> None:
     """Run the whole chain on one data set and write its results."""
     from benchmarks.peers import sentence_transformers_stack as peers
     from corpus.prepared import Prepared
@@ -80,15 +85,17 @@ def measure(name: str, dataset: DataSet, *, shared: Path, store: Path, quick: bo
     if not versions(workspace.bundles, marker="manifest.json"):
         seconds["build"] = _timed(lambda: bundles.build(store, assignments))
         bundles.publish(store, force=True, reason="a benchmark measures whatever was built")
-    started = time.monotonic()
-    retriever = load_retriever_info(find_version(workspace.retrievers, None, marker="model.json"))
-    stack = peers.open_stack(
-        Prepared(workspace.data),
-        peers.folder_of(workspace),
-        base_model=config.retriever.base_model,
-        max_steps=retriever.n_steps,
-    )
-    seconds["do-it-yourself stack"] = time.monotonic() - started
+    stack = None
+    if peer:
+        started = time.monotonic()
+        retriever = load_retriever_info(find_version(workspace.retrievers, None, marker="model.json"))
+        stack = peers.open_stack(
+            Prepared(workspace.data),
+            peers.folder_of(workspace),
+            base_model=config.retriever.base_model,
+            max_steps=retriever.n_steps,
+        )
+        seconds["do-it-yourself stack"] = time.monotonic() - started
     started = time.monotonic()
     report = evaluate_bundle(
         workspace,
@@ -101,7 +108,9 @@ def measure(name: str, dataset: DataSet, *, shared: Path, store: Path, quick: bo
     seconds["evaluate"] = time.monotonic() - started
     suffix = "-quick" if quick else ""
     document = {
-        "command": f"python -m benchmarks quality {name}" + (" --quick" if quick else ""),
+        "command": f"python -m benchmarks quality {name}"
+        + (" --quick" if quick else "")
+        + ("" if peer else " --no-peer"),
         "settings": settings,
         "overrides": overrides,
         "seeds": {
