@@ -11,11 +11,15 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from corpus.events import Event, EventType
 from corpus.prepared import Prepared
 from corpus.synthetic import SyntheticConfig, generate
+from indexer.bundle import open_bundle
+from indexer.manifest import read_manifest
+from rerank.blend import read_blend_info
 from server.cli import main
 from server.client import TandemClient
 
@@ -53,6 +57,18 @@ list_size = 4
 valid_examples = 30
 learning_rate = 1e-3
 
+[blend]
+min_searches = 10
+max_reranked = 40
+depth = 50
+rerank_depth = 10
+min_leaf = 10
+max_trees = 20
+n_folds = 2
+
+[server]
+rerank_depth = 15
+
 [build]
 n_calibration = 20
 n_recall_queries = 30
@@ -66,6 +82,9 @@ def store(tiny_encoder_folder: Path, tiny_bert_folder: Path, tmp_path_factory: p
     generate(SyntheticConfig(n_items=300, n_shoppers=150, n_searches=900, days=30), root / "source")
     (root / "tandem.toml").write_text(CONFIG.format(encoder=tiny_encoder_folder, bert=tiny_bert_folder))
     main_ok("run", str(root))
+    main_ok("train", "blend", str(root))
+    main_ok("build", str(root))
+    main_ok("publish", str(root))
     return root
 
 
@@ -102,14 +121,34 @@ def wait_for_address(server: "subprocess.Popen[bytes]", log: Path) -> str:
 
 def test_search_answers_with_every_stage_score(store: Path, client: TandemClient):
     query = Prepared(store / "data").examples("test")[0].query
-    answer = client.search(query, page_size=5)
-    assert [hit.rank for hit in answer.results] == [1, 2, 3, 4, 5]
-    assert len({hit.item.item_id for hit in answer.results}) == 5
-    assert all(hit.rerank_score is not None and hit.retrieval_score is not None for hit in answer.results)
+    answer = client.search(query, page_size=50)
+    assert [hit.rank for hit in answer.results] == list(range(1, 51))
+    assert len({hit.item.item_id for hit in answer.results}) == 50
+    assert all(hit.retrieval_score is not None for hit in answer.results)
+    assert any(hit.rerank_score is not None for hit in answer.results[:5])
     scores = [hit.score for hit in answer.results]
     assert scores == sorted(scores, reverse=True)
-    assert answer.index_version == "v1"
+    assert answer.index_version == "v2"
     assert answer.degraded == ()
+
+
+def test_the_blend_that_was_trained_is_the_one_that_orders(store: Path, client: TandemClient):
+    manifest = read_manifest(store / "bundles" / "v2")
+    trained = read_blend_info(store / "models" / "blend" / "v1")
+    assert (manifest.blend.version, manifest.blend.fingerprint) == ("v1", trained.fingerprint)
+    assert trained.reranker_fingerprint == manifest.reranker.fingerprint
+    assert read_manifest(store / "bundles" / "v1").blend is None
+    query = Prepared(store / "data").examples("test")[0].query
+    bundle = open_bundle(store / "bundles" / "v2", n_threads=1)
+    found = bundle.retriever.retrieve(query, 200)
+    features = bundle.reranker.blend.features(query, (), found)
+    best = np.argsort(-bundle.reranker.blend.first(features), kind="stable")[:15]
+    answer = client.search(query, page_size=100)
+    # the trees choose whom the cross-encoder reads, and order all
+    read = {hit.item.item_id for hit in answer.results if hit.rerank_score is not None}
+    assert read <= {bundle.items.ids[row] for row in found.rows[best].tolist()}
+    want = bundle.reranker.rerank(query, (), found, depth=15)
+    assert [hit.score for hit in answer.results] == pytest.approx(want.scores[:100].tolist(), abs=1e-4)
 
 
 def test_recorded_events_change_the_next_search_of_that_shopper_only(store: Path, client: TandemClient):
@@ -136,6 +175,7 @@ def test_training_left_random_order_behind(store: Path, capsys: pytest.CaptureFi
     assert "oracle" in ndcg
     assert ndcg["tuned dense"] > 2 * ndcg["untuned encoder"]
     assert ndcg["tuned dense"] > 5 * ndcg["random"]
+    assert ndcg["full chain"] > 5 * ndcg["random"]
 
 
 def test_second_build_embeds_nothing_and_rollback_returns(store: Path, capsys: pytest.CaptureFixture[str]):
@@ -146,4 +186,4 @@ def test_second_build_embeds_nothing_and_rollback_returns(store: Path, capsys: p
     main_ok("rollback", str(store))
     capsys.readouterr()
     main_ok("list", str(store), "--json")
-    assert json.loads(capsys.readouterr().out)["current"] == "v1"
+    assert json.loads(capsys.readouterr().out)["current"] == "v2"
