@@ -33,7 +33,7 @@ from rerank.trainer import (
     RerankerTrainer,
     training_arguments,
 )
-from rerank.validation import build_validation, calibrate
+from rerank.validation import build_validation, calibrate, history_effect
 from retrieval.base_models import resolve_base_model
 from retrieval.passages import PASSAGE_VERSION, passages
 from retrieval.quiet import quiet_libraries
@@ -98,7 +98,10 @@ def train_reranker(
         trainer = _trainer(prepared, retriever, config, tokenizer, classifier, out, teacher)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         metrics, retrieval_weight = _best(trainer)
-        calibration = calibrate(trainer.eval_dataset, trainer.scorer(), trainer.objective.heads)
+        validation, scorer = trainer.validation, trainer.scorer()
+        logits = validation.heads(scorer)
+        calibration = calibrate(validation, logits, trainer.objective.heads)
+        metrics |= calibration.metrics | history_effect(validation, scorer, logits, retrieval_weight)
         model_folder = out / MODEL_FOLDER
         classifier.save_pretrained(model_folder)
         pretrained.save_pretrained(model_folder)
@@ -115,7 +118,7 @@ def train_reranker(
         heads=objective.heads,
         head_weights=objective.head_weights,
         probability_maps=calibration.maps,
-        metrics=metrics | calibration.metrics,
+        metrics=metrics,
         n_parameters=int(classifier.num_parameters()),
         seed=config.train.seed,
         packages={name: version(name) for name in _PACKAGES},

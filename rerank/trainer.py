@@ -55,7 +55,7 @@ class RerankerTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
             eval_dataset=validation,
             data_collator=ListCollator(tokenizer),
         )
-        self._validation = validation
+        self.validation = validation
         self._tokenizer = tokenizer
         self.objective = objective
         self._teacher = None if objective.teacher is None else objective.teacher.to(self.args.device).eval()
@@ -83,7 +83,7 @@ class RerankerTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ANN401
         """Rerank the validation queries; the Trainer calls this after each epoch."""
         began = time.monotonic()
-        outcome = validate(self._validation, self.scorer())
+        outcome = validate(self.validation, self.scorer())
         metrics = {f"eval_{name}": value for name, value in outcome.metrics.items()}
         metrics[WEIGHT_METRIC] = outcome.score_weights["retrieval"]
         metrics["eval_seconds"] = time.monotonic() - began

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from retrieval.retriever import Retriever
 logger = logging.getLogger(__name__)
 
 CUTOFF = 10
+_HISTORY_LENGTHS = (1, 3, 9)  # events from which a slice begins: a few, what is read by default, more than that
 # weights of the retrieval score, in units of the scores' spreads: from the reranker alone to (nearly) retrieval alone
 GRID = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 
@@ -36,6 +37,8 @@ class ValidationSet:
     """Validation queries with their candidates; queries that retrieval finds nothing for count as missed."""
 
     prefixes: list[TokenArray]  # one per query
+    anonymous: list[TokenArray]  # the same without history
+    n_events: IntArray  # (n_queries,) length of each history
     rows: list[IntArray]  # candidates, best first
     retrieval: FloatArray  # (n_queries, depth) scores; -inf behind the last candidate
     relevant: np.ndarray[tuple[int, int], np.dtype[np.bool_]]  # (n_queries, depth)
@@ -44,6 +47,19 @@ class ValidationSet:
 
     def __len__(self) -> int:
         return len(self.prefixes)
+
+    def without_history(self, queries: IntArray) -> "ValidationSet":
+        """Return some of the queries, as a shopper without history would ask them."""
+        return replace(
+            self,
+            prefixes=[self.anonymous[query] for query in queries],
+            anonymous=[self.anonymous[query] for query in queries],
+            n_events=np.zeros(len(queries), dtype=np.int64),
+            rows=[self.rows[query] for query in queries],
+            retrieval=self.retrieval[queries],
+            relevant=self.relevant[queries],
+            chosen=self.chosen[queries],
+        )
 
     @property
     def known(self) -> npt.NDArray[np.bool_]:
@@ -61,8 +77,12 @@ class ValidationSet:
 
     def score(self, scorer: PairScorer) -> FloatArray:
         """Score all candidates, float32 (n_queries, depth); -inf behind the last candidate."""
+        return self.spread(scorer.ranking_values(self.heads(scorer)))
+
+    def spread(self, values: FloatArray) -> FloatArray:
+        """Put the candidates' values into their places: float32 (n_candidates,) to (n_queries, depth), -inf behind."""
         scores = np.full(self.retrieval.shape, -np.inf, dtype=np.float32)
-        scores[self.known] = scorer.ranking_values(self.heads(scorer))
+        scores[self.known] = values
         return scores
 
 
@@ -91,6 +111,8 @@ def build_validation(
                 chosen[line, place_of[label.row]] |= head_flags(label) > 0
     return ValidationSet(
         prefixes=[tokenizer.prefix(example.query, example.history, name_of, config) for example in examples],
+        anonymous=[tokenizer.prefix(example.query, (), name_of, config) for example in examples],
+        n_events=np.array([len(example.history) for example in examples], dtype=np.int64),
         rows=[candidates.rows for candidates in found],
         retrieval=retrieval,
         relevant=relevant,
@@ -139,18 +161,54 @@ def validate(validation: ValidationSet, scorer: PairScorer) -> Outcome:
     )
 
 
-def calibrate(validation: ValidationSet, scorer: PairScorer, heads: tuple[str, ...]) -> Calibration:
+def calibrate(validation: ValidationSet, logits: FloatArray, heads: tuple[str, ...]) -> Calibration:
     """Fit the map from logit to probability of each head on the candidates of all queries.
 
     Args:
         validation: The queries.
-        scorer: Of the finished model.
+        logits: Of the finished model, from ``ValidationSet.heads``.
         heads: Those that were trained.
     """
     if len(validation) == 0:
         return Calibration(maps={}, metrics={})
     queries = np.repeat(np.arange(len(validation)), [len(rows) for rows in validation.rows])
-    return fit_calibration(validation.heads(scorer), validation.chosen[validation.known], queries, heads)
+    return fit_calibration(logits, validation.chosen[validation.known], queries, heads)
+
+
+def history_effect(
+    validation: ValidationSet, scorer: PairScorer, logits: FloatArray, retrieval_weight: float
+) -> dict[str, float]:
+    """Tell what histories are worth: MRR@10 of the served order of the queries that have one, with it and without.
+
+    Args:
+        validation: The queries.
+        scorer: Of the finished model.
+        logits: Its answers to all queries, from ``ValidationSet.heads``.
+        retrieval_weight: Of the retrieval score in the final one.
+    Returns:
+        ``mrr_at_10_with_history`` and ``mrr_at_10_without_history``, and the same by the length of the history, such as
+        ``mrr_at_10_with_history_of_3_to_8``; nothing for lengths that no query has.
+    """
+    told = np.flatnonzero(validation.n_events > 0)
+    if len(told) == 0:
+        return {}
+    personal = validation.spread(scorer.ranking_values(logits))[told]
+    stripped = validation.without_history(told)
+    found = {
+        name: reciprocal_ranks(_blend(scores, stripped.retrieval, retrieval_weight), stripped.relevant)
+        for name, scores in (("with", personal), ("without", stripped.score(scorer)))
+    }
+    lengths = validation.n_events[told]
+    slices = {"": np.ones(len(told), dtype=bool)}
+    for least, most in zip(_HISTORY_LENGTHS, (*_HISTORY_LENGTHS[1:], None), strict=True):
+        name = f"_of_{least}_up" if most is None else f"_of_{least}_to_{most - 1}"
+        slices[name] = (lengths >= least) & (True if most is None else lengths < most)
+    return {
+        f"mrr_at_10_{kind}_history{name}": float(ranks[chosen].mean())
+        for name, chosen in slices.items()
+        if chosen.any()
+        for kind, ranks in found.items()
+    }
 
 
 def _largest_good(found: FloatArray) -> int:

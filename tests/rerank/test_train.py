@@ -68,6 +68,13 @@ def test_calibration_mends_the_probabilities_of_the_taught_head(trained_info: Re
 
 
 @pytest.mark.parametrize("loss", ["listwise", "pointwise"])
+def test_metrics_tell_what_histories_are_worth(trained_info: RerankerModelInfo):
+    metrics = trained_info.metrics
+    assert metrics["mrr_at_10_with_history"] > metrics["mrr_at_10_without_history"] + 0.2
+    assert metrics["mrr_at_10_with_history_of_1_to_2"] == metrics["mrr_at_10_with_history"]  # all have one event
+    assert "mrr_at_10_with_history_of_3_to_8" not in metrics
+
+
 def test_every_head_is_taught_by_the_choices_of_its_kind(
     tiny_prepared: Prepared, word_retriever, tiny_config: RerankerConfig, tmp_path: Path, loss: str
 ):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -8,7 +10,7 @@ from rerank.config import RerankerConfig
 from rerank.history import item_names
 from rerank.inputs import PairTokenizer, PassageTokens
 from rerank.scorer import PairScorer
-from rerank.validation import ValidationSet, build_validation, calibrate, mean_reciprocal_rank, validate
+from rerank.validation import ValidationSet, build_validation, calibrate, history_effect, mean_reciprocal_rank, validate
 from retrieval.passages import passages
 
 
@@ -28,6 +30,8 @@ def validation_set(retrieval: npt.ArrayLike, relevant: npt.ArrayLike) -> Validat
     tokens = np.arange(100, 100 + scores.shape[1], dtype=np.int32)  # row n is the one token 100 + n
     return ValidationSet(
         prefixes=[np.array([1, 2], dtype=np.int32)] * len(rows),
+        anonymous=[np.array([1], dtype=np.int32)] * len(rows),
+        n_events=np.zeros(len(rows), dtype=np.int64),
         rows=rows,
         retrieval=scores,
         relevant=np.array(relevant, dtype=bool),
@@ -106,7 +110,7 @@ def test_calibration_reads_each_candidate_beside_its_choice(pair_tokenizer: Pair
     # row 1 is clicked in 9 of 11 searches, row 0 in 3 of 12; the last list ends early
     validation = validation_set([[0.9, 0.8]] * 11 + [[0.9, -np.inf]], [[0, 1]] * 9 + [[1, 0]] * 3)
     scorer = PairScorer(LookUp({100: -1.0, 101: 1.0}), pair_tokenizer, {"click": 1.0, "cart": 0.0, "purchase": 0.0})
-    found = calibrate(validation, scorer, ("click", "purchase"))
+    found = calibrate(validation, validation.heads(scorer), ("click", "purchase"))
     assert set(found.maps) == {"click"}  # nothing was bought
     np.testing.assert_allclose(found.maps["click"].apply([-1.0, 1.0]), [3 / 12, 9 / 11], atol=0.1)
     assert set(found.metrics) == {"ece_click", "ece_click_uncalibrated"}
@@ -115,7 +119,45 @@ def test_calibration_reads_each_candidate_beside_its_choice(pair_tokenizer: Pair
 def test_without_validation_queries_no_probability_is_known(pair_tokenizer: PairTokenizer):
     validation = validation_set(np.empty((0, 2)), np.empty((0, 2)))
     scorer = PairScorer(LookUp({}), pair_tokenizer, {"click": 1.0, "cart": 0.0, "purchase": 0.0})
-    assert calibrate(validation, scorer, ("click",)).maps == {}
+    logits = validation.heads(scorer)
+    assert calibrate(validation, logits, ("click",)).maps == {}
+    assert history_effect(validation, scorer, logits, 0.0) == {}
+
+
+class HistoryReader:
+    """An engine to which a history of its two-token prefix turns the order round."""
+
+    def run(self, input_ids: np.ndarray, attention_mask: np.ndarray, token_type_ids: np.ndarray) -> np.ndarray:
+        values = [
+            line[2] if (types == 1).argmax() == 2 else -line[1]
+            for line, types in zip(input_ids, token_type_ids, strict=True)
+        ]
+        return np.array([[value, 7, 7] for value in values], dtype=np.float32)
+
+
+def test_the_worth_of_histories_by_hand(pair_tokenizer: PairTokenizer):
+    # with its history a query puts row 1 first, without it row 0; the last query has none and does not count
+    validation = replace(
+        validation_set([[0.9, 0.8]] * 5, [[0, 1], [0, 1], [1, 0], [0, 1], [1, 0]]),
+        n_events=np.array([1, 2, 3, 9, 0]),
+    )
+    scorer = PairScorer(HistoryReader(), pair_tokenizer, {"click": 1.0, "cart": 0.0, "purchase": 0.0})
+    logits = validation.heads(scorer)
+    assert history_effect(validation, scorer, logits, 0.0) == pytest.approx(
+        {
+            "mrr_at_10_with_history": (1 + 1 + 1 / 2 + 1) / 4,
+            "mrr_at_10_without_history": (1 / 2 + 1 / 2 + 1 + 1 / 2) / 4,
+            "mrr_at_10_with_history_of_1_to_2": 1.0,
+            "mrr_at_10_without_history_of_1_to_2": 0.5,
+            "mrr_at_10_with_history_of_3_to_8": 0.5,
+            "mrr_at_10_without_history_of_3_to_8": 1.0,
+            "mrr_at_10_with_history_of_9_up": 1.0,
+            "mrr_at_10_without_history_of_9_up": 0.5,
+        }
+    )
+    # where retrieval decides, histories are worth nothing
+    found = history_effect(validation, scorer, logits, 1000.0)
+    assert found["mrr_at_10_with_history"] == found["mrr_at_10_without_history"] == pytest.approx((3 / 2 + 1) / 4)
 
 
 def test_choices_are_told_apart_by_their_kind(
@@ -155,3 +197,6 @@ def test_validation_queries_carry_history_candidates_and_answers(
         assert set(validation.rows[line][validation.relevant[line]].tolist()) == answers
         expected = pair_tokenizer.prefix(example.query, example.history, names, tiny_config)
         np.testing.assert_array_equal(validation.prefixes[line], expected)
+        expected = pair_tokenizer.prefix(example.query, (), names, tiny_config)
+        np.testing.assert_array_equal(validation.anonymous[line], expected)
+        assert validation.n_events[line] == len(example.history)
