@@ -184,7 +184,6 @@ def _parameters(config: BlendConfig) -> dict[str, object]:
         "seed": config.seed,
         "deterministic": True,
         "force_row_wise": True,
-        "num_threads": 2,
         "verbosity": -1,
     }
 

@@ -96,11 +96,12 @@ class FeatureExtractor:
         if not len(candidates):
             return np.empty((0, len(FEATURES)), dtype=np.float32)
         chosen = self._behaviour.queries.chosen(query)
+        known = self._history_rows(history)
         columns = (
             self._of_retrieval(candidates)
             | self._of_query(chosen, candidates)
-            | self._of_shopper(self._history_rows(history), candidates.rows)
-            | self._of_price(chosen, self._history_rows(history), candidates.rows)
+            | self._of_shopper(known, candidates.rows)
+            | self._of_price(chosen, known, candidates.rows)
         )
         return np.stack([columns[name] for name in FEATURES], axis=1).astype(np.float32)
 
