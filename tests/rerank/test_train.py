@@ -67,7 +67,6 @@ def test_calibration_mends_the_probabilities_of_the_taught_head(trained_info: Re
     assert "ece_click" not in trained_info.metrics
 
 
-@pytest.mark.parametrize("loss", ["listwise", "pointwise"])
 def test_metrics_tell_what_histories_are_worth(trained_info: RerankerModelInfo):
     metrics = trained_info.metrics
     assert metrics["mrr_at_10_with_history"] > metrics["mrr_at_10_without_history"] + 0.2
@@ -75,6 +74,7 @@ def test_metrics_tell_what_histories_are_worth(trained_info: RerankerModelInfo):
     assert "mrr_at_10_with_history_of_3_to_8" not in metrics
 
 
+@pytest.mark.parametrize("loss", ["listwise", "pointwise"])
 def test_every_head_is_taught_by_the_choices_of_its_kind(
     tiny_prepared: Prepared, word_retriever, tiny_config: RerankerConfig, tmp_path: Path, loss: str
 ):
