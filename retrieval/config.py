@@ -90,7 +90,7 @@ class BehaviourConfig(Section):
     max_items_per_query: int = Field(default=200, ge=1)  # items kept per query, the most chosen
     neighbours: int = Field(default=50, ge=1)  # logged queries that a query borrows from
     temperature: float = Field(default=0.03, gt=0)  # how fast a neighbour's say falls with its distance
-    prior: float = Field(default=1.0, ge=0)  # choices of nothing, added to a query's: one click is no certainty
+    prior: float = Field(default=1.0, gt=0)  # choices of nothing, added to a query's: one click is no certainty
     max_related: int = Field(default=100, ge=1)  # items kept per item as chosen by the same shoppers
     shrinkage: float = Field(default=1.0, ge=0)  # pseudo-shoppers that keep rare pairs from looking certain
 

@@ -256,12 +256,12 @@ def test_all_features_are_numbers_or_unknown_never_infinite(compute: Compute):
 
 
 def test_the_cross_encoders_scores_give_gaps_and_ranks_and_unread_are_unknown():
-    got = rerank_features(np.array([0.5, NAN, 2.0, 0.5, -1.0], dtype=np.float32))
+    got = rerank_features(np.array([0.5, NAN, 2.0, 1.0, 0.5], dtype=np.float32))
     assert got.dtype == np.float32
     columns = dict(zip(RERANK_FEATURES, got.T.tolist(), strict=True))
-    same(columns["rerank"], 0.5, NAN, 2.0, 0.5, -1.0)
-    same(columns["rerank_gap"], -1.5, NAN, 0, -1.5, -3.0)
-    same(columns["rerank_rank"], 1, NAN, 0, 2, 3)  # of equals the earlier is better
+    same(columns["rerank"], 0.5, NAN, 2.0, 1.0, 0.5)
+    same(columns["rerank_gap"], -1.5, NAN, 0, -1.0, -1.5)
+    same(columns["rerank_rank"], 2, NAN, 0, 1, 3)  # of equals the earlier is better
 
 
 @pytest.mark.parametrize("n", [0, 3])

@@ -3,6 +3,7 @@ from math import exp
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from corpus.errors import ArtefactError
 from retrieval.config import BehaviourConfig
@@ -72,6 +73,14 @@ def test_a_new_query_borrows_from_those_like_it(log):
 def test_a_query_unlike_any_logged_one_learns_next_to_nothing(log):
     _, scores = log.search(-VECTORS[2], 10)
     assert (scores < 0.01).all()
+
+
+def test_a_query_that_is_worlds_apart_finds_nothing_rather_than_no_number():
+    log = QueryLog.build(QUERIES, VECTORS, PAIRS, CONFIG.model_copy(update={"temperature": 0.005, "prior": 1e-6}))
+    _, scores = log.search(-VECTORS[2], 10)
+    assert scores.tolist() == [0.0] * len(scores)  # e^-400 is none in float32
+    with pytest.raises(ValidationError, match="prior"):
+        BehaviourConfig(prior=0.0)  # nothing divided by nothing
 
 
 def test_a_query_asked_once_is_no_certainty():

@@ -8,7 +8,7 @@ import pytest
 from corpus.errors import ArtefactError, DeadlineExceeded
 from corpus.events import EventType, HistoryEvent
 from indexer.bundle import Bundle
-from rerank.reranker import DEADLINE
+from rerank.reranker import DEADLINE, FAILED, Reranked
 from server.pipeline import Pipeline, present
 from server.ranking import DegradationReason, RankedWindow, Run, SearchTask
 
@@ -178,6 +178,49 @@ def test_a_reranker_whose_engine_fails_gives_the_order_of_retrieval_and_says_so(
     window = pipeline.search(task(), endless())
     assert as_retrieved(window)
     assert [d.reason for d in window.degraded] == [DegradationReason.RERANKER_FAILED]
+
+
+class Blended:
+    """A second stage that turns all candidates round, read or not."""
+
+    def __init__(self, degraded: str | None = None) -> None:
+        self.degraded = degraded
+        self.asked: list[tuple[int, int]] = []
+
+    def rerank(self, query, history, candidates, *, depth, deadline):
+        self.asked.append((len(candidates), depth))
+        n = len(candidates)
+        n_scored = 0 if self.degraded else depth
+        rerank = np.where(np.arange(n) < n - n_scored, np.nan, 0.5).astype(np.float32)  # read last, ordered last
+        scores = np.arange(n, dtype=np.float32)[::-1]
+        return Reranked(
+            order=np.arange(n)[::-1], scores=scores, rerank_scores=rerank, n_scored=n_scored, degraded=self.degraded
+        )
+
+
+def test_the_second_stage_may_order_all_candidates_also_those_it_did_not_read(bundle):
+    blended = Blended()
+    window = Pipeline(dataclasses.replace(bundle, reranker=blended), Histories()).search(task(), endless())
+    found = bundle.retriever.retrieve("red acme shoe", 40)
+    assert blended.asked == [(40, 10)]
+    np.testing.assert_array_equal(window.ranking.rows, found.rows[::-1])
+    np.testing.assert_array_equal(window.ranking.scores, np.arange(40)[::-1])
+    np.testing.assert_array_equal(window.ranking.retrieval, found.scores[::-1])
+    np.testing.assert_array_equal(window.ranking.dense, found.dense[::-1])
+    np.testing.assert_array_equal(np.isnan(window.ranking.rerank), np.arange(40) < 30)
+    assert window.degraded == ()
+
+
+@pytest.mark.parametrize(
+    ("degraded", "reason"),
+    [(FAILED, DegradationReason.RERANKER_FAILED), (DEADLINE, DegradationReason.DEADLINE)],
+)
+def test_what_a_blend_knows_without_the_cross_encoder_is_better_than_the_order_of_retrieval(bundle, degraded, reason):
+    half = dataclasses.replace(bundle, reranker=Blended(degraded))
+    window = Pipeline(half, Histories()).search(task(), endless())
+    np.testing.assert_array_equal(window.ranking.rows, bundle.retriever.retrieve("red acme shoe", 40).rows[::-1])
+    assert np.isnan(window.ranking.rerank).all()
+    assert [d.reason for d in window.degraded] == [reason]
 
 
 def test_a_history_that_cannot_be_read_leaves_an_anonymous_answer_and_says_so(bundle, pipeline):
