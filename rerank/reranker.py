@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +154,8 @@ class Reranker:
         logits = np.full((len(rows), N_HEADS), np.nan, dtype=np.float32)
         nothing = _Read(logits=logits, scores=logits[:, 0], n=0, degraded=FAILED)
         filled = logits.copy()
+        if deadline is not None and self.clock() >= deadline:
+            return replace(nothing, degraded=DEADLINE if len(rows) else None)
         try:
             pairs = self.pairs(self._prefix(query, history), rows)
             n = self._score(pairs, filled, deadline)

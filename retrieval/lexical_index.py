@@ -245,7 +245,8 @@ def _tidy(folder: Path) -> None:
 
 def _open(folder: Path) -> Any:  # noqa: ANN401 - tantivy.Index
     """Open through links: tantivy writes a lock beside the files it reads, and a bundle is not to be written to."""
-    with tempfile.TemporaryDirectory(prefix="tandem-") as links:
+    # tantivy may still be putting a lock there when the links go
+    with tempfile.TemporaryDirectory(prefix="tandem-", ignore_cleanup_errors=True) as links:
         for path in folder.resolve().iterdir():
             (Path(links) / path.name).symlink_to(path)
         index = tantivy.Index.open(links)

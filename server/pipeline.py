@@ -94,10 +94,7 @@ class Pipeline:
         """Order the candidates by the second stage; without one, as retrieval did."""
         reranker = self.bundle.reranker
         depth = min(task.rerank_depth, len(candidates))
-        if reranker is None or depth == 0:
-            return _as_retrieved(candidates)
-        if not run.has_time():
-            run.degrade(DegradationReason.DEADLINE, _no_time(0, depth))
+        if reranker is None:
             return _as_retrieved(candidates)
         try:
             reranked = reranker.rerank(task.query, history, candidates, depth=depth, deadline=run.deadline)

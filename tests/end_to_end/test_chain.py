@@ -82,9 +82,6 @@ def store(tiny_encoder_folder: Path, tiny_bert_folder: Path, tmp_path_factory: p
     generate(SyntheticConfig(n_items=300, n_shoppers=150, n_searches=900, days=30), root / "source")
     (root / "tandem.toml").write_text(CONFIG.format(encoder=tiny_encoder_folder, bert=tiny_bert_folder))
     main_ok("run", str(root))
-    main_ok("train", "blend", str(root))
-    main_ok("build", str(root))
-    main_ok("publish", str(root))
     return root
 
 
@@ -128,18 +125,17 @@ def test_search_answers_with_every_stage_score(store: Path, client: TandemClient
     assert any(hit.rerank_score is not None for hit in answer.results[:5])
     scores = [hit.score for hit in answer.results]
     assert scores == sorted(scores, reverse=True)
-    assert answer.index_version == "v2"
+    assert answer.index_version == "v1"
     assert answer.degraded == ()
 
 
 def test_the_blend_that_was_trained_is_the_one_that_orders(store: Path, client: TandemClient):
-    manifest = read_manifest(store / "bundles" / "v2")
+    manifest = read_manifest(store / "bundles" / "v1")
     trained = read_blend_info(store / "models" / "blend" / "v1")
     assert (manifest.blend.version, manifest.blend.fingerprint) == ("v1", trained.fingerprint)
     assert trained.reranker_fingerprint == manifest.reranker.fingerprint
-    assert read_manifest(store / "bundles" / "v1").blend is None
     query = Prepared(store / "data").examples("test")[0].query
-    bundle = open_bundle(store / "bundles" / "v2", n_threads=1)
+    bundle = open_bundle(store / "bundles" / "v1", n_threads=1)
     found = bundle.retriever.retrieve(query, 200)
     features = bundle.reranker.blend.features(query, (), found)
     best = np.argsort(-bundle.reranker.blend.first(features), kind="stable")[:15]
@@ -186,4 +182,4 @@ def test_second_build_embeds_nothing_and_rollback_returns(store: Path, capsys: p
     main_ok("rollback", str(store))
     capsys.readouterr()
     main_ok("list", str(store), "--json")
-    assert json.loads(capsys.readouterr().out)["current"] == "v2"
+    assert json.loads(capsys.readouterr().out)["current"] == "v1"

@@ -194,7 +194,12 @@ class Blended:
         rerank = np.where(np.arange(n) < n - n_scored, np.nan, 0.5).astype(np.float32)  # read last, ordered last
         scores = np.arange(n, dtype=np.float32)[::-1]
         return Reranked(
-            order=np.arange(n)[::-1], scores=scores, rerank_scores=rerank, n_scored=n_scored, degraded=self.degraded
+            order=np.arange(n)[::-1],
+            scores=scores,
+            rerank_scores=rerank,
+            probabilities=np.full((n, 3), np.nan, dtype=np.float32),
+            n_scored=n_scored,
+            degraded=self.degraded,
         )
 
 
