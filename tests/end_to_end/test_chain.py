@@ -36,9 +36,10 @@ item_fields = ["title", "category"]
 max_item_tokens = 32
 
 [retriever.train]
-epochs = 1
+epochs = 15
+patience = 15
 batch_size = 32
-learning_rate = 5e-3
+learning_rate = 3e-3
 valid_examples = 50
 
 [retriever.index]
