@@ -20,8 +20,7 @@ from rerank.config import BlendConfig
 from rerank.features import FEATURE_VERSION, FEATURES, RERANK_FEATURES, FeatureExtractor, rerank_features
 from rerank.reranker import Reranker
 from retrieval.arrays import FloatArray, IntArray
-from retrieval.behaviour import Behaviour
-from retrieval.retriever import Retriever
+from retrieval.first_stage import FirstStage
 
 logger = logging.getLogger(__name__)
 
@@ -29,15 +28,6 @@ CUTOFF = 10
 GRADE_STEPS = 10  # LightGBM takes whole numbers as labels: grades in tenths, with gains in proportion
 MAX_GRADE = 3
 PACKAGES = ("lightgbm", "numpy", "scipy")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FirstStage:
-    """What a blend is fitted on top of."""
-
-    retriever: Retriever
-    behaviour: Behaviour  # tables of the training split
-    fingerprint: str  # of the trained retriever
 
 
 def train_blend(
@@ -53,7 +43,7 @@ def train_blend(
 
     Args:
         prepared: Its validation split is what the trees learn from.
-        first_stage: The tuned retriever with behaviour of the training split alone.
+        first_stage: The tuned retriever, with behaviour of the training split alone.
         reranker: The tuned cross-encoder, without a blend of its own.
         config: How to train.
         out: The version's folder. Afterwards it holds both models and, written last, ``model.json``.

@@ -67,23 +67,22 @@ def train_second_stage(
     from corpus.prepared import Prepared
     from rerank.model_info import MODEL_FILE
     from rerank.train import train_reranker
+    from retrieval.first_stage import open_first_stage
     from retrieval.model_info import MODEL_FILE as RETRIEVER_FILE
-    from retrieval.model_info import MODEL_FOLDER, load_retriever_info
-    from retrieval.retriever import build_retriever
+    from retrieval.model_info import MODEL_FOLDER
 
     prepared = Prepared(workspace.data)
     first = find_version(workspace.retrievers, None, marker=RETRIEVER_FILE)
-    info = load_retriever_info(first)
-    stage = build_retriever(prepared.items, first, config.retriever, workspace.embeddings)
+    stage = open_first_stage(prepared, first, config.retriever, workspace.embeddings)
     named = config.reranker.teacher
     teacher = None if named is None else find_version(workspace.rerankers, named, marker=MODEL_FILE)
     folder = _version_to_train(workspace.rerankers, MODEL_FILE, fresh=fresh)
     trained = train_reranker(
         prepared,
-        stage,
+        stage.retriever,
         config.reranker,
         folder,
-        retriever_fingerprint=info.fingerprint,
+        retriever_fingerprint=stage.fingerprint,
         retriever_model=first / MODEL_FOLDER,
         teacher=teacher,
         resume=not fresh,
@@ -96,30 +95,21 @@ def train_trees(workspace: Workspace, config: "TandemConfig", *, fresh: bool = F
     from corpus.prepared import Prepared
     from indexer.models import choose_models
     from rerank.blend import BLEND_FILE
-    from rerank.blend_training import FirstStage, train_blend
+    from rerank.blend_training import train_blend
     from rerank.reranker import open_torch_reranker
-    from retrieval.behaviour import Behaviour
-    from retrieval.retriever import build_retriever
+    from retrieval.first_stage import open_first_stage
 
     prepared = Prepared(workspace.data)
     models = choose_models(workspace, None, None)
     if models.reranker is None or models.reranker_folder is None:
         raise VersionNotFound("expected a trained reranker to blend with, found none; run `tandem train reranker`")
-    stage = models.retriever_config(config.retriever)
-    retriever = build_retriever(prepared.items, models.retriever_folder, stage, workspace.embeddings)
-    behaviour = Behaviour.build(
-        prepared.pairs_before("valid"), retriever.encoder, stage.behaviour, n_items=len(prepared.items)
-    )
-    first_stage = FirstStage(
-        retriever=retriever.with_query_log(behaviour.queries),
-        behaviour=behaviour,
-        fingerprint=models.retriever.fingerprint,
-    )
+    settings = models.retriever_config(config.retriever)
+    stage = open_first_stage(prepared, models.retriever_folder, settings, workspace.embeddings)
     folder = _version_to_train(workspace.blends, BLEND_FILE, fresh=fresh)
     reranker = open_torch_reranker(models.reranker_folder, prepared.items)
     info = train_blend(
         prepared,
-        first_stage,
+        stage,
         reranker,
         config.blend,
         folder,

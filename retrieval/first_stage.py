@@ -1,0 +1,41 @@
+"""The tuned first stage as the second one learns from it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from corpus.prepared import Prepared
+from retrieval.behaviour import Behaviour
+from retrieval.config import RetrieverConfig
+from retrieval.model_info import load_retriever_info
+from retrieval.retriever import Retriever, build_retriever
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstStage:
+    """All channels of a tuned retriever, over behaviour of the training split alone."""
+
+    retriever: Retriever
+    behaviour: Behaviour
+    fingerprint: str  # of the trained retriever
+
+
+def open_first_stage(prepared: Prepared, model_dir: Path, config: RetrieverConfig, cache: Path) -> FirstStage:
+    """Open a trained version: torch encoders, exact search. Imports torch.
+
+    Args:
+        prepared: The catalogue, and the choices to count.
+        model_dir: A finished version's folder.
+        config: Its settings, those of the indexes and tables as the store wants them now.
+        cache: Folder of cached embeddings.
+    Raises:
+        ArtefactError: If there is no such version.
+    """
+    retriever = build_retriever(prepared.items, model_dir, config, cache)
+    behaviour = Behaviour.build(
+        prepared.pairs_before("valid"), retriever.encoder, config.behaviour, n_items=len(prepared.items)
+    )
+    return FirstStage(
+        retriever=retriever.with_query_log(behaviour.queries),
+        behaviour=behaviour,
+        fingerprint=load_retriever_info(model_dir).fingerprint,
+    )
