@@ -33,12 +33,14 @@ DEMO_SETTINGS = [
     "reranker.n_layers=4",
     "reranker.max_history_tokens=40",
     "reranker.max_item_tokens=32",
-    "reranker.train.max_steps=60",
+    "reranker.train.max_steps=45",
     "reranker.train.lists_per_batch=12",
     "reranker.train.list_size=6",
     "reranker.train.learning_rate=2e-4",
     "reranker.train.valid_examples=200",
     "reranker.train.valid_depth=20",
+    "blend.max_reranked=120",
+    "blend.rerank_depth=20",
 ]
 N_EVALUATED = 120
 SERVING = re.compile(r"serving .* on (\S+:\d+)")
