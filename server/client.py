@@ -53,6 +53,7 @@ class SearchResult:
     retrieval_score: float | None
     dense_score: float | None
     lexical_score: float | None  # None: no word of the query matched
+    behaviour_score: float | None  # None: no logged search like this one led to it
     rerank_score: float | None  # None: the cross-encoder did not read the item
     click_probability: float | None  # None, as for the two below: not read, or nothing to tell it from
     cart_probability: float | None
@@ -201,6 +202,7 @@ def _response(message: search_pb2.SearchResponse) -> SearchResponse:
                 retrieval_score=_optional(result, "retrieval_score"),
                 dense_score=_optional(result, "dense_score"),
                 lexical_score=_optional(result, "lexical_score"),
+                behaviour_score=_optional(result, "behaviour_score"),
                 rerank_score=_optional(result, "rerank_score"),
                 click_probability=_optional(result, "click_probability"),
                 cart_probability=_optional(result, "cart_probability"),
@@ -215,6 +217,7 @@ def _response(message: search_pb2.SearchResponse) -> SearchResponse:
         model_versions={
             "retriever": message.model_versions.retriever,
             "reranker": message.model_versions.reranker,
+            "blend": message.model_versions.blend,
         },
         degraded=tuple(degradation.message for degradation in message.degraded),
         stage_timings_ms={timing.stage: timing.duration_ms for timing in message.stage_timings},

@@ -89,6 +89,7 @@ def result_messages(hits: Sequence[Hit], fields: frozenset[str]) -> list[search_
             retrieval_score=hit.retrieval_score,
             dense_score=hit.dense_score,
             lexical_score=hit.lexical_score,
+            behaviour_score=hit.behaviour_score,
             rerank_score=hit.rerank_score,
             click_probability=hit.click_probability,
             cart_probability=hit.cart_probability,

@@ -75,6 +75,7 @@ class Pipeline:
             index_version=manifest.version,
             retriever_version=manifest.retriever.fingerprint,
             reranker_version=manifest.reranker.fingerprint if manifest.reranker else "",
+            blend_version=manifest.blend.fingerprint if manifest.blend else "",
             degraded=tuple(run.degraded),
         )
 
@@ -113,6 +114,7 @@ class Pipeline:
             retrieval=ordered.scores,
             dense=ordered.dense,
             lexical=ordered.lexical,
+            behaviour=ordered.behaviour,
             rerank=reranked.rerank_scores,
             probabilities=reranked.probabilities,
         )
@@ -140,6 +142,7 @@ def _hit(window: RankedWindow, position: int) -> Hit:
         retrieval_score=float(ranking.retrieval[position]),
         dense_score=float(ranking.dense[position]),
         lexical_score=_or_none(ranking.lexical[position]),
+        behaviour_score=float(ranking.behaviour[position]) or None,
         rerank_score=_or_none(ranking.rerank[position]),
         click_probability=click,
         cart_probability=cart,
@@ -154,6 +157,7 @@ def _as_retrieved(candidates: Candidates) -> Ranking:
         retrieval=candidates.scores,
         dense=candidates.dense,
         lexical=candidates.lexical,
+        behaviour=candidates.behaviour,
         rerank=_unknown(len(candidates)),
         probabilities=_unknown(len(candidates), N_HEADS),
     )

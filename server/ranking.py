@@ -48,6 +48,7 @@ class Ranking:
     retrieval: FloatArray  # (n,) fused score of the first stage
     dense: FloatArray  # (n,)
     lexical: FloatArray  # (n,) NaN where no word matched
+    behaviour: FloatArray  # (n,) 0 where no logged search like this one led to the item
     rerank: FloatArray  # (n,) NaN where the cross-encoder did not read the item
     probabilities: FloatArray  # (n, 3) of click, cart and purchase; NaN where unknown
 
@@ -64,6 +65,7 @@ class RankedWindow:
     index_version: str
     retriever_version: str
     reranker_version: str  # empty: the bundle has none
+    blend_version: str  # likewise
     degraded: tuple[Degradation, ...]
 
 
@@ -77,6 +79,7 @@ class Hit:
     retrieval_score: float
     dense_score: float
     lexical_score: float | None
+    behaviour_score: float | None
     rerank_score: float | None
     click_probability: float | None
     cart_probability: float | None

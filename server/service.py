@@ -138,7 +138,9 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
             search_id=answer.search_id,
             index_version=window.index_version,
             model_versions=search_pb2.ModelVersions(
-                retriever=window.retriever_version, reranker=window.reranker_version
+                retriever=window.retriever_version,
+                reranker=window.reranker_version,
+                blend=window.blend_version,
             ),
             degraded=degradation_messages(window.degraded),
             stage_timings=[search_pb2.StageTiming(stage=s, duration_ms=ms) for s, ms in run.timings_ms.items()],

@@ -212,6 +212,7 @@ def test_the_second_stage_may_order_all_candidates_also_those_it_did_not_read(bu
     np.testing.assert_array_equal(window.ranking.scores, np.arange(40)[::-1])
     np.testing.assert_array_equal(window.ranking.retrieval, found.scores[::-1])
     np.testing.assert_array_equal(window.ranking.dense, found.dense[::-1])
+    np.testing.assert_array_equal(window.ranking.behaviour, found.behaviour[::-1])
     np.testing.assert_array_equal(np.isnan(window.ranking.rerank), np.arange(40) < 30)
     assert window.degraded == ()
 

@@ -104,6 +104,7 @@ def test_a_search_answers_with_items_scores_timings_and_versions(client, bundle)
     assert response.model_versions == {
         "retriever": bundle.manifest.retriever.fingerprint,
         "reranker": bundle.manifest.reranker.fingerprint,
+        "blend": "",  # this bundle has none
     }
     assert set(response.stage_timings_ms) == {"wait", "history", "retrieve", "filter", "rerank", "present"}
     assert response.degraded == ()

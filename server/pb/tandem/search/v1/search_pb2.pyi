@@ -281,7 +281,7 @@ class SearchResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[SearchResult, _Mapping]]] = ..., facets: _Optional[_Iterable[_Union[Facet, _Mapping]]] = ..., total_size: _Optional[int] = ..., next_page_token: _Optional[str] = ..., corrected_query: _Optional[str] = ..., search_id: _Optional[str] = ..., index_version: _Optional[str] = ..., model_versions: _Optional[_Union[ModelVersions, _Mapping]] = ..., degraded: _Optional[_Iterable[_Union[Degradation, _Mapping]]] = ..., stage_timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., no_match: _Optional[bool] = ...) -> None: ...
 
 class SearchResult(_message.Message):
-    __slots__ = ("item", "rank", "score", "retrieval_score", "lexical_score", "rerank_score", "purchase_probability", "explanation", "dense_score", "click_probability", "cart_probability")
+    __slots__ = ("item", "rank", "score", "retrieval_score", "lexical_score", "rerank_score", "purchase_probability", "explanation", "dense_score", "click_probability", "cart_probability", "behaviour_score")
     ITEM_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
@@ -293,6 +293,7 @@ class SearchResult(_message.Message):
     DENSE_SCORE_FIELD_NUMBER: _ClassVar[int]
     CLICK_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
     CART_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    BEHAVIOUR_SCORE_FIELD_NUMBER: _ClassVar[int]
     item: Item
     rank: int
     score: float
@@ -304,7 +305,8 @@ class SearchResult(_message.Message):
     dense_score: float
     click_probability: float
     cart_probability: float
-    def __init__(self, item: _Optional[_Union[Item, _Mapping]] = ..., rank: _Optional[int] = ..., score: _Optional[float] = ..., retrieval_score: _Optional[float] = ..., lexical_score: _Optional[float] = ..., rerank_score: _Optional[float] = ..., purchase_probability: _Optional[float] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ..., dense_score: _Optional[float] = ..., click_probability: _Optional[float] = ..., cart_probability: _Optional[float] = ...) -> None: ...
+    behaviour_score: float
+    def __init__(self, item: _Optional[_Union[Item, _Mapping]] = ..., rank: _Optional[int] = ..., score: _Optional[float] = ..., retrieval_score: _Optional[float] = ..., lexical_score: _Optional[float] = ..., rerank_score: _Optional[float] = ..., purchase_probability: _Optional[float] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ..., dense_score: _Optional[float] = ..., click_probability: _Optional[float] = ..., cart_probability: _Optional[float] = ..., behaviour_score: _Optional[float] = ...) -> None: ...
 
 class Explanation(_message.Message):
     __slots__ = ("contributions",)
@@ -339,12 +341,14 @@ class FacetValue(_message.Message):
     def __init__(self, value: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
 
 class ModelVersions(_message.Message):
-    __slots__ = ("retriever", "reranker")
+    __slots__ = ("retriever", "reranker", "blend")
     RETRIEVER_FIELD_NUMBER: _ClassVar[int]
     RERANKER_FIELD_NUMBER: _ClassVar[int]
+    BLEND_FIELD_NUMBER: _ClassVar[int]
     retriever: str
     reranker: str
-    def __init__(self, retriever: _Optional[str] = ..., reranker: _Optional[str] = ...) -> None: ...
+    blend: str
+    def __init__(self, retriever: _Optional[str] = ..., reranker: _Optional[str] = ..., blend: _Optional[str] = ...) -> None: ...
 
 class Degradation(_message.Message):
     __slots__ = ("reason", "message")
