@@ -38,7 +38,7 @@ from indexer.engines import get_encoder, put_encoder, put_reranker
 from indexer.manifest import MANIFEST_FILE, BundleManifest
 from indexer.models import TrainedModels, choose_models
 from indexer.publish import current_version
-from rerank.blend import BLEND_FILE, FIRST_FILE, SECOND_FILE
+from rerank.blend_info import BLEND_FILE, FIRST_FILE, SECOND_FILE
 from rerank.config import RerankerConfig
 from rerank.inputs import PairTokenizer, PassageTokens
 from rerank.model_info import MODEL_FOLDER as RERANKER_MODEL

@@ -13,7 +13,6 @@ from indexer.config import BuildConfig
 from indexer.engines import get_encoder, get_reranker
 from indexer.manifest import BundleManifest, read_manifest
 from indexer.verify import verify_bundle
-from rerank.blend import open_blend
 from rerank.features import FeatureExtractor
 from rerank.inputs import PassageTokens
 from rerank.reranker import Reranker
@@ -60,6 +59,14 @@ class Bundle:
             self.stage.behaviour,
             n_items=len(self.items),
         )
+        return self.with_behaviour(behaviour)
+
+    def with_behaviour(self, behaviour: Behaviour) -> "Bundle":
+        """Return the same models and indexes over other tables of behaviour, in both stages.
+
+        Args:
+            behaviour: Over the same catalogue, its queries embedded by the same encoder.
+        """
         reranker = self.reranker
         if reranker is not None and reranker.blend is not None:
             extractor = FeatureExtractor(self.items, behaviour)
@@ -112,6 +119,8 @@ def open_bundle(folder: Path, *, n_threads: int | None = None, verify: bool = Tr
             passages = PassageTokens.load(folder / PASSAGES_FOLDER)
             reranker = get_reranker(folder / RERANKER_FOLDER, build.engine, passages, items, n_threads=n_threads)
             if manifest.blend is not None:
+                from rerank.blend import open_blend  # lightgbm: a bundle without a blend goes without it
+
                 reranker = reranker.with_blend(open_blend(folder / BLEND_FOLDER, FeatureExtractor(items, behaviour)))
     except (BundleCorrupt, ModelIndexMismatch):
         raise

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from corpus.errors import ArtefactError, ModelIndexMismatch
 from corpus.workspace import Workspace, find_version, versions
-from rerank.blend import BLEND_FILE, BlendInfo, read_blend_info
+from rerank.blend_info import BLEND_FILE, BlendInfo, read_blend_info
 from rerank.config import RerankerConfig
 from rerank.model_info import MODEL_FILE as RERANKER_FILE
 from rerank.model_info import RerankerModelInfo

@@ -14,41 +14,13 @@ from pathlib import Path
 
 import lightgbm
 import numpy as np
-from pydantic import Field, ValidationError
 
-from corpus.config import Section
 from corpus.errors import ArtefactError
 from corpus.events import HistoryEvent
-from rerank.config import BlendConfig
-from rerank.features import FEATURE_VERSION, FEATURES, RERANK_FEATURES, FeatureExtractor, rerank_features
+from rerank.blend_info import FIRST_FILE, SECOND_FILE, BlendInfo, read_blend_info
+from rerank.features import FEATURES, RERANK_FEATURES, FeatureExtractor, rerank_features
 from retrieval.arrays import FloatArray
 from retrieval.candidates import Candidates
-
-BLEND_FILE = "model.json"  # written last: its presence marks a finished version
-FIRST_FILE = "first.txt"
-SECOND_FILE = "second.txt"
-FORMAT_VERSION = 1
-
-
-class BlendInfo(Section):
-    """The content of ``model.json``."""
-
-    format_version: int = FORMAT_VERSION
-    fingerprint: str  # SHA-256 over both models and the features they read, hexadecimal
-    feature_version: int
-    features: tuple[str, ...]
-    rerank_features: tuple[str, ...]
-    retriever_fingerprint: str  # whose candidates it learned from
-    reranker_fingerprint: str  # whose scores it learned from
-    data_fingerprint: str
-    config: BlendConfig
-    n_searches: int = Field(ge=0)  # that it learned from
-    n_reranked: int = Field(ge=0)  # of which the cross-encoder read so many
-    n_trees: tuple[int, int]  # of the first and the second model
-    metrics: dict[str, float]  # cross-validated
-    importance: dict[str, float]  # share of the total gain by feature, of both models
-    seed: int
-    packages: dict[str, str]
 
 
 class Blend:
@@ -101,29 +73,6 @@ def predict(booster: lightgbm.Booster, features: FloatArray) -> FloatArray:
         return np.empty(0, dtype=np.float32)
     scores: FloatArray = booster.predict(features, num_threads=1).astype(np.float32)
     return scores
-
-
-def read_blend_info(folder: Path) -> BlendInfo:
-    """Read ``model.json``.
-
-    Raises:
-        ArtefactError: If it is missing, broken, or of other features than this release computes.
-    """
-    path = folder / BLEND_FILE
-    try:
-        info = BlendInfo.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as exc:
-        raise ArtefactError(
-            f"expected a trained blend in {folder}, got {type(exc).__name__} on {BLEND_FILE}; run `tandem train blend`"
-        ) from exc
-    found = (info.format_version, info.feature_version, info.features, info.rerank_features)
-    if found != (FORMAT_VERSION, FEATURE_VERSION, FEATURES, RERANK_FEATURES):
-        raise ArtefactError(
-            f"expected a blend of this release's {len(FEATURES) + len(RERANK_FEATURES)} features, version "
-            f"{FEATURE_VERSION}, in {folder}, got one of {len(info.features) + len(info.rerank_features)}, version "
-            f"{info.feature_version}; run `tandem train blend`"
-        )
-    return info
 
 
 def open_blend(folder: Path, extractor: FeatureExtractor) -> Blend:

@@ -14,7 +14,8 @@ import numpy as np
 from corpus.errors import ConfigError, TooLittleData
 from corpus.prepared import Prepared
 from corpus.progress import track
-from rerank.blend import BLEND_FILE, FIRST_FILE, SECOND_FILE, BlendInfo, predict
+from rerank.blend import predict
+from rerank.blend_info import BLEND_FILE, FIRST_FILE, SECOND_FILE, BlendInfo
 from rerank.blend_lists import BlendList, collect_blend_lists, folds
 from rerank.config import BlendConfig
 from rerank.features import FEATURE_VERSION, FEATURES, RERANK_FEATURES, FeatureExtractor, rerank_features

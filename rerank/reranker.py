@@ -5,13 +5,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from corpus.errors import ArtefactError
 from corpus.events import HistoryEvent
 from corpus.items import ItemTable
-from rerank.blend import Blend
 from rerank.config import RerankerConfig
 from rerank.heads import N_HEADS
 from rerank.history import item_names
@@ -21,6 +21,9 @@ from rerank.scorer import Pairs, PairScorer, open_scorer, open_torch_scorer, rea
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.candidates import Candidates
 from retrieval.passages import passages
+
+if TYPE_CHECKING:
+    from rerank.blend import Blend  # lightgbm: a reranker without a blend goes without it
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +78,7 @@ class Reranker:
         name_of: Callable[[str], str | None],
         config: RerankerConfig,
         score_weights: dict[str, float],
-        blend: Blend | None = None,
+        blend: "Blend | None" = None,
     ) -> None:
         """Join the parts of a reranker.
 
@@ -97,7 +100,7 @@ class Reranker:
         self._name_of = name_of
         self._seconds_per_token: float | None = None  # running estimate; a lost update between threads does no harm
 
-    def with_blend(self, blend: Blend | None) -> "Reranker":
+    def with_blend(self, blend: "Blend | None") -> "Reranker":
         """Return the same cross-encoder under another blend, or under none."""
         return Reranker(self.scorer, self.passage_tokens, self._name_of, self.config, self.score_weights, blend)
 

@@ -10,7 +10,7 @@ from corpus.workspace import Workspace, find_version, next_version
 from server.cli.options import JsonOption, SetOption, StoreArgument, open_store, report
 
 if TYPE_CHECKING:
-    from rerank.blend import BlendInfo
+    from rerank.blend_info import BlendInfo
     from rerank.model_info import RerankerModelInfo
     from retrieval.model_info import RetrieverModelInfo
     from server.config import TandemConfig
@@ -94,7 +94,7 @@ def train_trees(workspace: Workspace, config: "TandemConfig", *, fresh: bool = F
     """Train the next version of the blend on the newest models that fit each other."""
     from corpus.prepared import Prepared
     from indexer.models import choose_models
-    from rerank.blend import BLEND_FILE
+    from rerank.blend_info import BLEND_FILE
     from rerank.blend_training import train_blend
     from rerank.reranker import open_torch_reranker
     from retrieval.first_stage import open_first_stage

@@ -19,7 +19,7 @@ from corpus.prepared import Prepared
 from corpus.synthetic import SyntheticConfig, generate
 from indexer.bundle import open_bundle
 from indexer.manifest import read_manifest
-from rerank.blend import read_blend_info
+from rerank.blend_info import read_blend_info
 from server.cli import main
 from server.client import TandemClient
 

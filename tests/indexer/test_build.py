@@ -16,7 +16,7 @@ from indexer.bundle import open_bundle
 from indexer.manifest import BlendEntry
 from indexer.publish import current_version, publish
 from indexer.verify import verify_bundle
-from rerank.blend import read_blend_info
+from rerank.blend_info import read_blend_info
 from rerank.features import FEATURES, RERANK_FEATURES
 from retrieval.fusion import FusionWeights
 from tests.indexer.small_models import BUILD, RERANKER, RETRIEVER, copy_of, write_blend

@@ -16,6 +16,7 @@ from indexer.config import GateConfig
 from indexer.gate import Measured, checks_against, checks_alone, judge
 from indexer.publish import current_version, publish, rollback
 from indexer.slices import TrainingTraffic
+from indexer.systems import retrieve
 from rerank.reranker import Reranked
 from tests.indexer.small_models import BUILD, RERANKER, RETRIEVER, copy_of
 
@@ -38,19 +39,26 @@ def store(two_bundles, tmp_path):
 class Knowing:
     """A second stage that puts the right item on top: always, or for shoppers with or without a history only."""
 
+    blend = None
+
     def __init__(self, prepared: Prepared, *, known: bool = True, anonymous: bool = True) -> None:
         self.answers: dict[str, set[int]] = {}
         for example in prepared.examples("valid"):
             self.answers.setdefault(example.query, set()).update(label.row for label in example.labels)
         self.known, self.anonymous = known, anonymous
 
-    def rerank(self, query, history, candidates, *, deadline=None):
+    def rerank(self, query, history, candidates, *, depth=None, deadline=None):
         knows = self.known if history else self.anonymous
         right = np.isin(candidates.rows, list(self.answers[query]))
         order = np.argsort(~right if knows else right, kind="stable")
         n = len(candidates)
         return Reranked(
-            order=order, scores=candidates.scores, rerank_scores=candidates.scores, n_scored=n, degraded=None
+            order=order,
+            scores=candidates.scores,
+            rerank_scores=candidates.scores,
+            probabilities=np.full((n, 3), np.nan, dtype=np.float32),
+            n_scored=n,
+            degraded=None,
         )
 
 
@@ -81,7 +89,7 @@ def test_a_second_stage_that_loses_to_the_first_is_refused(store):
     outcome = judge(store, "v1", CONFIG)
     assert (outcome.version, outcome.served, outcome.verdict) == ("v1", None, "refused")
     assert "two stages against one" in failed(outcome)
-    assert outcome.checks[0].n_queries == 48
+    assert outcome.checks[0].n_queries == len(Prepared(store.data).examples("valid", part="judging")) > 5
     assert "nothing is in service to compare with" in outcome.notes
     with pytest.raises(GateRefused, match=r"two stages against one: -\.\d+ .*--force --reason"):
         publish(store.bundles, "v1", gate=outcome)
@@ -150,9 +158,43 @@ def test_a_history_that_is_read_to_the_shoppers_loss_is_refused(store, serve_wit
 def test_the_sample_is_bounded_and_the_same_for_every_candidate(store, serve_with):
     knowing = Knowing(Prepared(store.data))
     serve_with(v1=knowing, v2=knowing)
-    first, second = (judge(store, version, GateConfig(queries=9)) for version in ("v1", "v2"))
-    assert first.checks[0].n_queries == 9
+    first, second = (judge(store, version, GateConfig(queries=5)) for version in ("v1", "v2"))
+    assert first.checks[0].n_queries == 5
     assert first.checks == second.checks
+
+
+def test_nothing_that_a_blend_was_fitted_on_is_asked(store, monkeypatch):
+    asked = []
+
+    def watch(examples, bundle, **settings):
+        asked.extend(examples)
+        return retrieve(examples, bundle, **settings)
+
+    monkeypatch.setattr(gate, "retrieve", watch)
+    judge(store, "v1", CONFIG)
+    fitted = {example.query_id for example in Prepared(store.data).examples("valid", part="fitting")}
+    assert asked
+    assert fitted
+    assert not fitted & {example.query_id for example in asked}
+
+
+def test_the_searches_own_answers_are_unknown_to_whom_they_judge(store, monkeypatch):
+    """A bundle is built of all choices, those of the validation split included."""
+    prepared, asked = Prepared(store.data), []
+
+    def watch(examples, bundle, **settings):
+        asked.append(bundle)
+        return retrieve(examples, bundle, **settings)
+
+    monkeypatch.setattr(gate, "retrieve", watch)
+    publish(store.bundles, "v1")
+    judge(store, "v2", CONFIG)
+    known = prepared.pairs("train")
+    want = np.bincount(known.row, known.weight, minlength=60)
+    assert len(asked) == 2
+    for bundle in asked:
+        np.testing.assert_allclose(bundle.behaviour.popularity, want, rtol=1e-5)
+        assert bundle.retriever.query_log is bundle.behaviour.queries
 
 
 def test_a_bundle_without_a_reranker_is_compared_by_its_first_stage(store, serve_with):

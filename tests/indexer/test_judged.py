@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -9,8 +7,10 @@ from indexer.bundle import open_bundle
 from indexer.floors import Floors
 from indexer.judged import dense_score, floor_scores, judged_candidates, judged_runs, lexical_score, order
 from indexer.systems import Contest, Untuned
+from retrieval.fusion import FusionWeights
 from retrieval.retriever import Retriever
 from tests.indexer.small_models import RETRIEVER
+from tests.indexer.test_floors import choices
 
 
 def judged(query: str, *rows: int, query_id: str = "q") -> Example:
@@ -36,10 +36,7 @@ def test_items_are_ordered_by_score_and_equal_ones_at_random():
 
 
 def test_popular_items_come_first_and_unknown_ones_last():
-    training = [
-        replace(judged("shoe"), labels=tuple(Label(row=r, weight=w, grade=1.0) for r, w in ((4, 1.0), (2, 3.0))))
-    ]
-    scores = dict(floor_scores(Floors(training, 10)))
+    scores = dict(floor_scores(Floors(choices(("shoe", 4, 1.0), ("shoe", 2, 3.0)), 10)))
     examples = [judged("shoe", 9, 4, 2), judged("pan", 4, 9, 2, query_id="p")]
     assert order(examples, scores["popularity"], seed=0)["q"] == [2, 4, 9]
     assert order(examples, scores["popularity"], seed=0)["p"] == [2, 4, 9]
@@ -60,9 +57,10 @@ def test_both_channels_score_judged_items_as_they_score_found_ones(bundle):
     np.testing.assert_allclose(dense_score(retriever.encoder, retriever.vector_index)(query, hits), cosines, atol=1e-6)
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.4, 1.0])
-def test_the_first_stage_orders_judged_items_as_it_orders_the_catalogue(bundle, weight):
-    retriever: Retriever = bundle.retriever.with_dense_weight(weight)
+@pytest.mark.parametrize("behaviour", [0.0, 0.3])
+@pytest.mark.parametrize("dense", [0.0, 0.4, 1.0])
+def test_the_first_stage_orders_judged_items_as_it_orders_the_catalogue(bundle, dense, behaviour):
+    retriever: Retriever = bundle.retriever.with_weights(FusionWeights(dense=dense, behaviour=behaviour))
     query = "blue nordly coffee mug"
     found = retriever.retrieve(query, 60, exact=True)
     some = sorted(found.rows.tolist())[::3]
@@ -71,13 +69,15 @@ def test_the_first_stage_orders_judged_items_as_it_orders_the_catalogue(bundle, 
     place = [found.rows.tolist().index(row) for row in got.rows.tolist()]
     np.testing.assert_allclose(got.scores, found.scores[place], atol=1e-6)
     np.testing.assert_allclose(got.lexical, found.lexical[place], atol=1e-6)
+    np.testing.assert_allclose(got.behaviour, found.behaviour[place], atol=1e-6)
+    assert got.behaviour.any() == (behaviour > 0)
 
 
 def test_every_system_orders_exactly_the_judged_items_of_each_query(
     bundle, tiny_prepared, tiny_encoder_folder, tmp_path
 ):
     config = RETRIEVER.model_copy(update={"base_model": str(tiny_encoder_folder)})
-    floors = Floors(tiny_prepared.examples("train"), 60)
+    floors = Floors(tiny_prepared.pairs("train"), 60)
     untuned = Untuned(config=config, cache=tmp_path)
     contest = Contest(bundle=bundle, floors=floors, untuned=untuned, oracle=None)
     # the same words twice, judged for different items
@@ -99,7 +99,7 @@ def test_every_system_orders_exactly_the_judged_items_of_each_query(
 
 def test_the_second_stage_reads_exactly_the_judged_items(bundle):
     example = judged("red running shoe", *range(0, 60, 4))
-    contest = Contest(bundle=bundle, floors=Floors([], 60), untuned=None, oracle=None)
+    contest = Contest(bundle=bundle, floors=Floors(choices(), 60), untuned=None, oracle=None)
     runs = dict(judged_runs(contest, [example], seed=0))
     candidates = judged_candidates([example], bundle.retriever)[example.query]
     reranked = bundle.reranker.rerank(example.query, (), candidates)

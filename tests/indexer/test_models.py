@@ -3,7 +3,7 @@ import pytest
 from corpus.errors import ModelIndexMismatch, VersionNotFound
 from corpus.workspace import Workspace
 from indexer.models import choose_models
-from rerank.blend import BlendInfo
+from rerank.blend_info import BlendInfo
 from rerank.config import BlendConfig, RerankerConfig
 from rerank.features import FEATURE_VERSION, FEATURES, RERANK_FEATURES
 from rerank.model_info import RerankerModelInfo

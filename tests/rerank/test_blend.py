@@ -11,7 +11,8 @@ from corpus.errors import ArtefactError
 from corpus.events import EventType, HistoryEvent
 from corpus.items import ItemTable
 from corpus.prepared import Prepared
-from rerank.blend import BLEND_FILE, FIRST_FILE, SECOND_FILE, Blend, open_blend, predict, read_blend_info
+from rerank.blend import Blend, open_blend, predict
+from rerank.blend_info import BLEND_FILE, FIRST_FILE, SECOND_FILE, read_blend_info
 from rerank.blend_lists import collect_blend_lists
 from rerank.features import FEATURES, RERANK_FEATURES, FeatureExtractor, rerank_features
 from retrieval.behaviour import Behaviour

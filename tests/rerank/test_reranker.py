@@ -10,7 +10,8 @@ from corpus.errors import ArtefactError
 from corpus.events import EventType, HistoryEvent
 from corpus.items import ItemTable
 from corpus.prepared import Prepared
-from rerank.blend import Blend, BlendInfo
+from rerank.blend import Blend
+from rerank.blend_info import BlendInfo
 from rerank.config import BlendConfig, RerankerConfig
 from rerank.features import FEATURES, RERANK_FEATURES
 from rerank.inputs import PairTokenizer, PassageTokens

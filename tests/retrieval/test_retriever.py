@@ -6,7 +6,7 @@ import pytest
 from corpus.errors import InputError, ModelIndexMismatch
 from retrieval.config import BehaviourConfig, FusionConfig, LexicalConfig, RetrieverConfig, VectorIndexConfig
 from retrieval.encoder import open_torch_encoder
-from retrieval.fusion import FusionWeights, fit_fusion
+from retrieval.fusion import Figures, FusionWeights, fit_fusion
 from retrieval.lexical_index import LexicalIndex
 from retrieval.model_info import FusionInfo, RetrieverModelInfo
 from retrieval.passages import passages
@@ -191,9 +191,11 @@ def test_fusion_is_fitted_on_the_retrievers_own_pools(retriever, tiny_prepared):
     examples = tiny_prepared.examples("valid")
     report = fit_fusion(retriever, examples, depth=20)
     # queries name colour or brand and kind: words find them, random weights do not
-    assert report.lexical_alone > report.dense_alone
-    assert report.mrr == report.text >= report.lexical_alone
-    assert (report.weights.behaviour, report.behaviour_alone) == (0.0, 0.0)  # it has no log
+    assert report.lexical_alone.mrr > report.dense_alone.mrr
+    assert report.chosen == report.text
+    assert report.text.mean >= report.lexical_alone.mean
+    assert report.weights.behaviour == 0.0  # it has no log
+    assert report.behaviour_alone == Figures(mrr=0.0, recall=0.0)
 
 
 def test_fusion_is_fitted_with_the_log_if_there_is_one(retriever, tiny_prepared):
@@ -207,8 +209,8 @@ def test_fusion_is_fitted_with_the_log_if_there_is_one(retriever, tiny_prepared)
     examples = tiny_prepared.examples("valid")
     report = fit_fusion(retriever.with_query_log(log), examples, depth=20)
     # the same queries come again and again, and lead to the same items
-    assert report.behaviour_alone > report.dense_alone
-    assert report.mrr >= max(report.text, report.behaviour_alone)
+    assert report.behaviour_alone.mrr > report.dense_alone.mrr
+    assert report.chosen.mean >= max(report.text.mean, report.behaviour_alone.mean)
     assert report.text == fit_fusion(retriever, examples, depth=20).text
     assert report.n_examples == len(examples)
 

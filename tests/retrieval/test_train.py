@@ -67,8 +67,8 @@ def test_a_finished_version_says_what_it_is_and_keeps_no_scaffolding(trained, ti
     assert info.n_steps == 3 * -(-info.n_pairs // 16)
     assert info.fusion.fitted is not None
     assert info.fusion.weights == info.fusion.fitted.weights
-    assert info.fusion.fitted.behaviour_alone > 0  # the training split's choices, which come again
-    assert info.fusion.fitted.dense_alone == pytest.approx(info.metrics["MRR@10"])  # all 60 items are the sample
+    assert info.fusion.fitted.behaviour_alone.mrr > 0  # the training split's choices, which come again
+    assert info.fusion.fitted.dense_alone.mrr == pytest.approx(info.metrics["MRR@10"])  # all 60 items are the sample
     assert sorted(path.name for path in folder.iterdir()) == sorted(["model", LOGS, MODEL_FILE])
     assert not [path for path in folder.rglob("*") if path.suffix in {".pt", ".pth", ".bin", ".pkl"}]
 
@@ -135,7 +135,7 @@ def test_separate_towers_train(tiny_prepared: Prepared, tiny_encoder_folder: Pat
     config = settings(tiny_encoder_folder, towers="separate", train={"max_steps": 12})
     info = train_retriever(tiny_prepared, config, tmp_path / "v1", cache=tmp_path / "cache")
     assert info.fusion.fitted is not None
-    assert info.fusion.fitted.dense_alone == pytest.approx(info.metrics["MRR@10"])
+    assert info.fusion.fitted.dense_alone.mrr == pytest.approx(info.metrics["MRR@10"])
 
 
 def test_without_validation_the_last_model_and_an_even_weight_are_kept(
@@ -261,7 +261,7 @@ def test_lora_leaves_a_plain_model_whose_linear_layers_alone_have_moved(
     train = {"lora_rank": 2, "max_steps": 9, "evaluations_per_epoch": 4, "learning_rate": 1e-2, "hard_negatives": 1}
     info = train_retriever(tiny_prepared, settings(tiny_encoder_folder, train=train), tmp_path / "v1", cache=tmp_path)
     assert info.fusion.fitted is not None
-    assert info.fusion.fitted.dense_alone == pytest.approx(info.metrics["MRR@10"])
+    assert info.fusion.fitted.dense_alone.mrr == pytest.approx(info.metrics["MRR@10"])
     before, after = load_file(tiny_encoder_folder / "model.safetensors"), weights(tmp_path / "v1")
     assert before.keys() == after.keys()
     moved = {name for name, tensor in after.items() if not np.array_equal(tensor, before[name])}
@@ -277,7 +277,7 @@ def test_widths_are_trained_and_the_chosen_one_is_validated_as_it_will_be_served
         config = settings(tiny_encoder_folder, dim=4, train={"max_steps": 3, "matryoshka_dims": dims})
         info = train_retriever(tiny_prepared, config, tmp_path / name, cache=tmp_path / "cache")
         assert info.fusion.fitted is not None
-        assert info.fusion.fitted.dense_alone == pytest.approx(info.metrics["MRR@10"])  # all 60 items are the sample
+        assert info.fusion.fitted.dense_alone.mrr == pytest.approx(info.metrics["MRR@10"])  # the sample is all items
         assert info.dim == 32  # the model's: a build may cut it elsewhere
     first, second = (weights(tmp_path / name)["embeddings.word_embeddings.weight"] for name in ("plain", "nested"))
     assert np.abs(first - second).max() > 1e-4
