@@ -99,12 +99,21 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exposure:
-    """How often items were shown and clicked in some splits, as columns: one row per item, in order of ``row``."""
+    """How often items were shown and clicked in some splits, as columns: one row per item."""
 
     row: npt.NDArray[np.int64]  # (n,) in the prepared item table
     impressions: npt.NDArray[np.float32]  # (n,)
     clicks: npt.NDArray[np.float32]  # (n,)
     expected_clicks: npt.NDArray[np.float32]  # (n,) of an item like any other at the same positions
+
+    def take(self, chosen: npt.NDArray[np.bool_]) -> "Exposure":
+        """Return the exposure of some of the items."""
+        return Exposure(
+            row=self.row[chosen],
+            impressions=self.impressions[chosen],
+            clicks=self.clicks[chosen],
+            expected_clicks=self.expected_clicks[chosen],
+        )
 
 
 class Prepared:

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, settings
 
 from corpus.items import Item, ItemTable
-from corpus.prepared import EXAMPLE_SCHEMA, EXPOSURE_SCHEMA, FORMAT_VERSION, SPLITS, TABLES, Prepared
+from corpus.prepared import EXAMPLE_SCHEMA, EXPOSURE_SCHEMA, FORMAT_VERSION, SPLITS, TABLES, Exposure, Prepared
 
 # two cores are shared by many tests; tokenizers warn when a test forks after they ran threads
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -160,8 +161,8 @@ def write_prepared(folder: Path, items: ItemTable, *, n_examples: int = 240) -> 
     folder.mkdir(parents=True, exist_ok=True)
     items.write(folder / "items.parquet")
     pl.DataFrame(rows, schema=EXAMPLE_SCHEMA).write_parquet(folder / "examples.parquet")
-    exposure = [(split, row, 40, row % 7, 3.0) for split in SPLITS for row in range(len(items) - 5)]
-    pl.DataFrame(exposure, schema=EXPOSURE_SCHEMA, orient="row").write_parquet(folder / "exposure.parquet")
+    shown = [(split, row, 40, row % 7, 3.0) for split in SPLITS for row in range(len(items) - 5)]
+    pl.DataFrame(shown, schema=EXPOSURE_SCHEMA, orient="row").write_parquet(folder / "exposure.parquet")
     (folder / "rejects.jsonl").write_text("", encoding="utf-8")
     digest = hashlib.sha256()
     for name in TABLES:
@@ -170,6 +171,16 @@ def write_prepared(folder: Path, items: ItemTable, *, n_examples: int = 240) -> 
     manifest = {"format_version": FORMAT_VERSION, "fingerprint": digest.hexdigest(), "counts": counts}
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return Prepared(folder)
+
+
+def exposure(*rows: tuple[int, float, float, float]) -> Exposure:
+    """Exposure by hand: (row of the item, impressions, clicks, expected clicks)."""
+    return Exposure(
+        row=np.array([row[0] for row in rows], dtype=np.int64),
+        impressions=np.array([row[1] for row in rows], dtype=np.float32),
+        clicks=np.array([row[2] for row in rows], dtype=np.float32),
+        expected_clicks=np.array([row[3] for row in rows], dtype=np.float32),
+    )
 
 
 @pytest.fixture(scope="session")

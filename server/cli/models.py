@@ -107,9 +107,8 @@ def train_trees(workspace: Workspace, config: "TandemConfig", *, fresh: bool = F
         raise VersionNotFound("expected a trained reranker to blend with, found none; run `tandem train reranker`")
     stage = models.retriever_config(config.retriever)
     retriever = build_retriever(prepared.items, models.retriever_folder, stage, workspace.embeddings)
-    behaviour = Behaviour.build(
-        prepared.pairs_before("valid"), retriever.encoder, stage.behaviour, n_items=len(prepared.items)
-    )
+    pairs, exposure = prepared.pairs_before("valid"), prepared.exposure_before("valid")
+    behaviour = Behaviour.build(pairs, exposure, retriever.encoder, stage.behaviour, n_items=len(prepared.items))
     first_stage = FirstStage(
         retriever=retriever.with_query_log(behaviour.queries),
         behaviour=behaviour,

@@ -173,7 +173,8 @@ def tasteful_behaviour(tasteful: Prepared, tiny_encoder_folder: Path) -> Behavio
     from retrieval.encoder import open_torch_encoder
 
     encoder = open_torch_encoder(tiny_encoder_folder, role="query", max_tokens=16)
-    return Behaviour.build(tasteful.pairs("train"), encoder, BehaviourConfig(), n_items=len(tasteful.items))
+    pairs, exposure = tasteful.pairs("train"), tasteful.exposure("train")
+    return Behaviour.build(pairs, exposure, encoder, BehaviourConfig(), n_items=len(tasteful.items))
 
 
 @pytest.fixture(scope="session")
