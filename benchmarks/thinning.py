@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from corpus.items import ItemTable
-from corpus.prepared import EXAMPLE_SCHEMA
+from corpus.prepared import EXAMPLE_SCHEMA, EXPOSURE_SCHEMA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +51,9 @@ def thin(folder: Path, sizes: Sizes, *, seed: int) -> None:
     )
     kept = kept.with_columns(pl.col("labels").list.eval(renamed))
     kept.cast(pl.Schema(EXAMPLE_SCHEMA)).write_parquet(folder / "examples.parquet")
+    exposure = pl.read_parquet(folder / "exposure.parquet").filter(pl.col("row").is_in(chosen["row"].implode()))
+    rows = pl.col("row").replace_strict(chosen["row"], pl.int_range(chosen.height, eager=True))
+    exposure.with_columns(rows).cast(pl.Schema(EXPOSURE_SCHEMA)).write_parquet(folder / "exposure.parquet")
     kind = f"{manifest['fingerprint']} {json.dumps(asdict(sizes))} {seed}"
     counts = {**manifest["counts"], "items": chosen.height, "examples": kept.height}
     document = {**manifest, "fingerprint": hashlib.sha256(kind.encode()).hexdigest(), "counts": counts}

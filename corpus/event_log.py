@@ -13,18 +13,18 @@ from corpus.queries import MAX_QUERY_CHARACTERS, normalize_query
 from corpus.rejects import RejectLog
 from corpus.settings import DataConfig
 from corpus.sources import Block, TableSchema, read_blocks
-from corpus.values import identifiers, map_text, texts, timestamps
+from corpus.values import identifiers, map_text, texts, timestamps, whole_numbers
 
 EVENTS = TableSchema(
     name="events",
     setting="event_columns",
     required=("timestamp", "type"),
-    optional=("user_id", "session_id", "query", "item_id", "search_id"),
+    optional=("user_id", "session_id", "query", "item_id", "position", "search_id"),
 )
 
 # the order of EventType, so that at one instant a search comes before what it led to
 CODES = {kind: code for code, kind in enumerate(EventType)}
-SEARCH, IMPRESSION = CODES[EventType.SEARCH], CODES[EventType.IMPRESSION]
+SEARCH, IMPRESSION, CLICK = CODES[EventType.SEARCH], CODES[EventType.IMPRESSION], CODES[EventType.CLICK]
 
 _TOO_LONG = "\0"
 
@@ -34,7 +34,8 @@ class EventParts:
     """The cleaned log: files of at most a block's rows, in reading order.
 
     Columns: file (UInt16, position in ``files``), line, timestamp, user_id, session_id, type (UInt8, see ``CODES``),
-    query, row (UInt32, the item's; null for searches), search_id.
+    query, position (UInt32, from 1; null where unknown or unreadable), row (UInt32, the item's; null for searches),
+    search_id.
     """
 
     files: list[str] = field(default_factory=list)
@@ -100,6 +101,7 @@ def _clean(block: Block, config: DataConfig, rows: pl.DataFrame) -> pl.DataFrame
             "type": code,
             "query": map_text(texts(given("query")), _query),
             "item_id": identifiers(given("item_id")),
+            "position": _ranks(given("position")),
             "search_id": identifiers(given("search_id")),
         }
     ).join(rows, on="item_id", how="left", maintain_order="left")
@@ -122,6 +124,12 @@ def _clean(block: Block, config: DataConfig, rows: pl.DataFrame) -> pl.DataFrame
 
 def _when(condition: pl.Expr | pl.Series, reason: str) -> pl.Expr:
     return pl.when(condition).then(pl.lit(reason))
+
+
+def _ranks(column: pl.Series) -> pl.Series:
+    """Return a column of ranks from 1; what is none becomes null."""
+    numbers = whole_numbers(column).cast(pl.UInt32, strict=False)
+    return pl.select(pl.when(numbers > 0).then(numbers)).to_series()
 
 
 def _query(text: str) -> str | None:

@@ -1,7 +1,7 @@
 """Examples from behaviour: one per search that led to something, with its labels, history and split.
 
 Two passes over the buckets: the first attributes, and so learns when searches happened; the second, which then knows
-where the splits begin, labels and tells histories. Each holds one bucket in memory.
+where the splits begin, labels, tells histories and counts what was shown. Each holds one bucket in memory.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ import polars as pl
 from corpus.attribution import attribute
 from corpus.event_log import SEARCH, EventParts
 from corpus.events import GRADES, EventType
+from corpus.exposure import count_displays
 from corpus.histories import Histories
 from corpus.prepared import EXAMPLE_SCHEMA
 from corpus.progress import track
@@ -35,6 +36,7 @@ class Behaviour:
     """What became of the event log."""
 
     parts: list[Path] = field(default_factory=list)  # Arrow files of EXAMPLE_SCHEMA
+    displays: list[Path] = field(default_factory=list)  # Arrow files of corpus.exposure.DISPLAY_SCHEMA
     boundaries: Boundaries = field(default_factory=lambda: Boundaries(valid_from=None, test_from=None))
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -76,6 +78,10 @@ def make_examples(
     for number, files in enumerate(track(worked, description="telling histories, buckets")):
         events, labels = (pl.read_ipc(file) for file in files)
         examples = _examples(labels, result.boundaries, result.counts)
+        displays = count_displays(events, window, result.boundaries)
+        if displays.height:
+            result.displays.append(folder / f"displays-{number:04d}.arrow")
+            displays.write_ipc(result.displays[-1], compression="lz4")
         histories = Histories(events, item_ids, limit=config.history_max_events)
         # in slices: one busy shopper may have as many searches as all others of a bucket
         for piece, rows in enumerate(examples.iter_slices(SLICE_EXAMPLES)):

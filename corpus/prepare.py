@@ -2,6 +2,7 @@
 
 read_catalogue ─ clean items ──────────────► items.parquet
 read_events ─ clean events ─ make_examples ─► examples.parquet   (attribution, splits, labels, histories)
+                                           ─► exposure.parquet   (impressions, clicks, expected clicks)
 read_judgments ─ clean pairs ──────────────►       "
 every refused row ─────────────────────────► rejects.jsonl
 """
@@ -22,18 +23,17 @@ from corpus.errors import ConfigError, InputError
 from corpus.event_log import EventParts, read_events
 from corpus.events import EventType
 from corpus.examples import Behaviour, make_examples
+from corpus.exposure import write_exposure
 from corpus.folders import replaced_folder
 from corpus.items import ItemTable
 from corpus.judgments import read_judgments
-from corpus.prepared import EXAMPLE_SCHEMA
+from corpus.prepared import EXAMPLE_SCHEMA, FORMAT_VERSION, TABLES
 from corpus.rejects import DUPLICATE, RejectLog
 from corpus.settings import DataConfig
 
 __all__ = ["DataConfig", "PrepareReport", "prepare"]
 
 logger = logging.getLogger(__name__)
-
-FORMAT_VERSION = 1
 
 
 class PrepareReport(BaseModel):
@@ -101,6 +101,7 @@ def _write(config: DataConfig, root: Path, folder: Path, rejects: RejectLog) -> 
     judged = read_judgments(config, root, item_ids, rejects)
 
     splits = _write_examples(behaviour, judged, scratch, folder / "examples.parquet")
+    n_exposed = write_exposure(behaviour.displays, len(items), folder / "exposure.parquet")
     shutil.rmtree(scratch)
     if not sum(splits.values()):
         raise InputError(
@@ -110,6 +111,8 @@ def _write(config: DataConfig, root: Path, folder: Path, rejects: RejectLog) -> 
         )
     if not splits["train"]:
         logger.warning("no training example: every search lies at or after the first split date")
+    if log.by_type[EventType.IMPRESSION] and not n_exposed:
+        logger.warning("no click rates: no impression of the training split has a position of 1 or more")
     report = _report(items, log, behaviour, judged, splits, rejects, folder)
     _write_manifest(folder, report, config, rejects)
     return report
@@ -140,7 +143,7 @@ def _report(
     folder: Path,
 ) -> PrepareReport:
     duplicates = sum(n for reason, n in rejects.counts.items() if reason.endswith(f": {DUPLICATE}"))
-    digests = [_sha256(folder / name) for name in ("items.parquet", "examples.parquet")]
+    digests = [_sha256(folder / name) for name in TABLES]
     starts = behaviour.boundaries
     return PrepareReport(
         n_items=len(items),
@@ -173,7 +176,7 @@ def _write_manifest(folder: Path, report: PrepareReport, config: DataConfig, rej
         "test_from": report.test_from,
         "rejects": dict(sorted(rejects.counts.items())),
         "config": config.model_dump(mode="json"),
-        "sha256": {name: _sha256(folder / name) for name in ("items.parquet", "examples.parquet")},
+        "sha256": {name: _sha256(folder / name) for name in TABLES},
     }
     text = json.dumps(manifest, ensure_ascii=False, indent=2)
     (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")

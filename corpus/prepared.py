@@ -4,8 +4,9 @@ A folder ``data/`` with::
 
     items.parquet      the cleaned catalogue (corpus.items.ITEM_SCHEMA)
     examples.parquet   one row per search occurrence or judged query (EXAMPLE_SCHEMA)
+    exposure.parquet   one row per split and item that was shown or clicked in it (EXPOSURE_SCHEMA, corpus.exposure)
     rejects.jsonl      refused input rows: file, line, reason
-    manifest.json      counts, the resolved configuration, SHA-256 of both tables
+    manifest.json      counts, the resolved configuration, SHA-256 of the tables
 """
 
 import json
@@ -21,6 +22,9 @@ import polars as pl
 from corpus.errors import ArtefactError
 from corpus.events import EventType, HistoryEvent
 from corpus.items import ItemTable
+
+FORMAT_VERSION = 2
+TABLES = ("items.parquet", "examples.parquet", "exposure.parquet")  # whose bytes make the fingerprint
 
 Split = Literal["train", "valid", "test"]
 Part = Literal["all", "fitting", "judging"]
@@ -38,6 +42,14 @@ EXAMPLE_SCHEMA: dict[str, Any] = {
     "history": pl.List(
         pl.Struct({"timestamp": pl.Datetime("us", "UTC"), "type": pl.String, "item_id": pl.String, "query": pl.String})
     ),  # newest first, strictly before the query
+}
+
+EXPOSURE_SCHEMA: dict[str, Any] = {
+    "split": pl.String,  # by the instant of the event itself
+    "row": pl.UInt32,
+    "impressions": pl.UInt32,  # at a known position
+    "clicks": pl.UInt32,  # impressions that were clicked
+    "expected_clicks": pl.Float64,  # sum over the impressions of the click rate of their position in training
 }
 
 
@@ -85,6 +97,25 @@ class Pairs:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exposure:
+    """How often items were shown and clicked in some splits, as columns: one row per item."""
+
+    row: npt.NDArray[np.int64]  # (n,) in the prepared item table
+    impressions: npt.NDArray[np.float32]  # (n,)
+    clicks: npt.NDArray[np.float32]  # (n,)
+    expected_clicks: npt.NDArray[np.float32]  # (n,) of an item like any other at the same positions
+
+    def take(self, chosen: npt.NDArray[np.bool_]) -> "Exposure":
+        """Return the exposure of some of the items."""
+        return Exposure(
+            row=self.row[chosen],
+            impressions=self.impressions[chosen],
+            clicks=self.clicks[chosen],
+            expected_clicks=self.expected_clicks[chosen],
+        )
+
+
 class Prepared:
     """Reader of a prepared ``data/`` folder."""
 
@@ -92,18 +123,24 @@ class Prepared:
         """Open the folder.
 
         Raises:
-            ArtefactError: If the folder was not written by ``tandem prepare``.
+            ArtefactError: If the folder was not written by this version's ``tandem prepare``.
         """
         self.folder = folder
         try:
             self.manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as exc:
             raise ArtefactError(f"expected prepared data in {folder}, found none; run `tandem prepare` first") from exc
+        found = self.manifest.get("format_version")
+        if found != FORMAT_VERSION:
+            raise ArtefactError(
+                f"expected prepared data of format {FORMAT_VERSION} in {folder}, got {found!r}; "
+                "run `tandem prepare` again"
+            )
         self._items: ItemTable | None = None
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over both tables, as hexadecimal digits."""
+        """SHA-256 over the tables, as hexadecimal digits."""
         return str(self.manifest["fingerprint"])
 
     @property
@@ -173,6 +210,27 @@ class Prepared:
             weight=numbered["weight"].to_numpy(),
             shopper=shoppers,
             timestamp=frame["timestamp"].dt.replace_time_zone(None).to_numpy(),
+        )
+
+    def exposure_before(self, split: Split) -> Exposure:
+        """Read the exposure in all splits before one: what may be known when its searches are answered."""
+        return self.exposure(*SPLITS[: SPLITS.index(split)])
+
+    def exposure(self, *splits: Split) -> Exposure:
+        """Read how often items were shown and clicked in some splits; no rows if the log holds no impressions."""
+        frame = (
+            pl.scan_parquet(self.folder / "exposure.parquet")
+            .filter(pl.col("split").is_in(splits))
+            .group_by("row", maintain_order=True)
+            .agg(pl.sum("impressions", "clicks", "expected_clicks").cast(pl.Float32))
+            .sort("row")
+            .collect()
+        )
+        return Exposure(
+            row=frame["row"].cast(pl.Int64).to_numpy(),
+            impressions=frame["impressions"].to_numpy(),
+            clicks=frame["clicks"].to_numpy(),
+            expected_clicks=frame["expected_clicks"].to_numpy(),
         )
 
 

@@ -197,7 +197,8 @@ def _write_first_stage(plan: _Plan, embedded: _Embedded, folder: Path) -> Retrie
     )
     encoder = get_encoder(folder / ENCODER_FOLDER, plan.config.engine, max_tokens=max_tokens, dim=dim, n_threads=None)
     # of all splits: what is held back from the models to judge them by is the newest that the store knows
-    behaviour = Behaviour.build(plan.prepared.pairs(*SPLITS), encoder, plan.stage.behaviour, n_items=len(plan.items))
+    pairs, exposure = plan.prepared.pairs(*SPLITS), plan.prepared.exposure(*SPLITS)
+    behaviour = Behaviour.build(pairs, exposure, encoder, plan.stage.behaviour, n_items=len(plan.items))
     behaviour.save(folder / BEHAVIOUR_FOLDER)
     weights = plan.models.retriever.fusion.resolved(plan.stage.fusion)
     return Retriever(encoder, vector_index, lexical_index, weights, behaviour.queries)

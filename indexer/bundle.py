@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from pydantic import ValidationError
 
 from corpus.errors import ArtefactError, BundleCorrupt, ModelIndexMismatch
 from corpus.items import ItemTable
-from corpus.prepared import Pairs, Prepared, Split
+from corpus.prepared import Exposure, Pairs, Prepared, Split
 from indexer.config import BuildConfig
 from indexer.engines import get_encoder, get_reranker
 from indexer.manifest import BundleManifest, read_manifest
@@ -31,6 +32,8 @@ ENCODER_FOLDER = "encoder"
 RERANKER_FOLDER = "reranker"
 BEHAVIOUR_FOLDER = "behaviour"
 BLEND_FOLDER = "blend"
+
+T = TypeVar("T", Pairs, Exposure)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +58,7 @@ class Bundle:
         """
         behaviour = Behaviour.build(
             _in_rows_of(self.items, prepared.items, prepared.pairs_before(split)),
+            _in_rows_of(self.items, prepared.items, prepared.exposure_before(split)),
             self.retriever.encoder,
             self.stage.behaviour,
             n_items=len(self.items),
@@ -76,12 +80,12 @@ class Bundle:
         )
 
 
-def _in_rows_of(items: ItemTable, others: ItemTable, pairs: Pairs) -> Pairs:
-    """Translate pairs from the rows of another catalogue."""
+def _in_rows_of(items: ItemTable, others: ItemTable, columns: T) -> T:
+    """Translate pairs or exposure from the rows of another catalogue."""
     if items.ids == others.ids:
-        return pairs
+        return columns
     rows = np.array([-1 if (row := items.row_of(item_id)) is None else row for item_id in others.ids], dtype=np.int64)
-    return replace(pairs, row=rows[pairs.row]).take(rows[pairs.row] >= 0)
+    return replace(columns, row=rows[columns.row]).take(rows[columns.row] >= 0)
 
 
 def open_bundle(folder: Path, *, n_threads: int | None = None, verify: bool = True) -> Bundle:

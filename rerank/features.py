@@ -39,6 +39,7 @@ FEATURES = (
     # the log, about the item
     "popularity",  # log of the weight of all its choices
     "popularity_gap",  # to the most popular candidate's
+    "click_rate",  # log of its clicks over those that the positions where it was shown let expect
     "trend",  # log ratio of its recent choices to all of them: is it coming or going?
     # this shopper
     "history_events",  # how many events with an item the history holds
@@ -134,6 +135,7 @@ class FeatureExtractor:
             "query_lift": count / (popularity + _SMOOTHING),
             "popularity": log_popularity,
             "popularity_gap": log_popularity - log_popularity.max(initial=0.0),
+            "click_rate": np.log(self._behaviour.click_rate[candidates.rows]),
             "trend": np.log1p(self._behaviour.recent[candidates.rows]) - log_popularity,
         }
 

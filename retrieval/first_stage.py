@@ -31,9 +31,8 @@ def open_first_stage(prepared: Prepared, model_dir: Path, config: RetrieverConfi
         ArtefactError: If there is no such version.
     """
     retriever = build_retriever(prepared.items, model_dir, config, cache)
-    behaviour = Behaviour.build(
-        prepared.pairs_before("valid"), retriever.encoder, config.behaviour, n_items=len(prepared.items)
-    )
+    pairs, exposure = prepared.pairs_before("valid"), prepared.exposure_before("valid")
+    behaviour = Behaviour.build(pairs, exposure, retriever.encoder, config.behaviour, n_items=len(prepared.items))
     return FirstStage(
         retriever=retriever.with_query_log(behaviour.queries),
         behaviour=behaviour,

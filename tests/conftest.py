@@ -7,12 +7,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, settings
 
 from corpus.items import Item, ItemTable
-from corpus.prepared import EXAMPLE_SCHEMA, Prepared
+from corpus.prepared import EXAMPLE_SCHEMA, EXPOSURE_SCHEMA, FORMAT_VERSION, SPLITS, TABLES, Exposure, Prepared
 
 # two cores are shared by many tests; tokenizers warn when a test forks after they ran threads
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -119,7 +120,8 @@ def write_prepared(folder: Path, items: ItemTable, *, n_examples: int = 240) -> 
     """Write a prepared folder by hand: shoppers with a favourite brand search for colour and kind, then act.
 
     The first 60 % of the examples are train, then 20 % valid, then 20 % test, in order of time. Every third
-    example is anonymous (no history); the others carry what the shopper did before, newest first.
+    example is anonymous (no history); the others carry what the shopper did before, newest first. Each split showed
+    all items but the last five, with click rates that differ from item to item.
     """
     start = datetime(2026, 1, 1, tzinfo=UTC)
     histories: dict[str, list[dict[str, object]]] = {}
@@ -159,14 +161,26 @@ def write_prepared(folder: Path, items: ItemTable, *, n_examples: int = 240) -> 
     folder.mkdir(parents=True, exist_ok=True)
     items.write(folder / "items.parquet")
     pl.DataFrame(rows, schema=EXAMPLE_SCHEMA).write_parquet(folder / "examples.parquet")
+    shown = [(split, row, 40, row % 7, 3.0) for split in SPLITS for row in range(len(items) - 5)]
+    pl.DataFrame(shown, schema=EXPOSURE_SCHEMA, orient="row").write_parquet(folder / "exposure.parquet")
     (folder / "rejects.jsonl").write_text("", encoding="utf-8")
     digest = hashlib.sha256()
-    for name in ("items.parquet", "examples.parquet"):
+    for name in TABLES:
         digest.update((folder / name).read_bytes())
     counts = {"items": len(items), "examples": len(rows)}
-    manifest = {"format_version": 1, "fingerprint": digest.hexdigest(), "counts": counts}
+    manifest = {"format_version": FORMAT_VERSION, "fingerprint": digest.hexdigest(), "counts": counts}
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return Prepared(folder)
+
+
+def exposure(*rows: tuple[int, float, float, float]) -> Exposure:
+    """Exposure by hand: (row of the item, impressions, clicks, expected clicks)."""
+    return Exposure(
+        row=np.array([row[0] for row in rows], dtype=np.int64),
+        impressions=np.array([row[1] for row in rows], dtype=np.float32),
+        clicks=np.array([row[2] for row in rows], dtype=np.float32),
+        expected_clicks=np.array([row[3] for row in rows], dtype=np.float32),
+    )
 
 
 @pytest.fixture(scope="session")

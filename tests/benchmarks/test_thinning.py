@@ -70,3 +70,13 @@ def test_the_same_seed_keeps_the_same_and_the_fingerprint_says_so(thinned, tiny_
     assert found["again"].fingerprint == thinned.fingerprint
     manifest = json.loads((thinned.folder / "manifest.json").read_text())
     assert (manifest["counts"]["items"], manifest["counts"]["examples"]) == (30, 21)
+
+
+def test_exposure_stays_with_its_items(thinned, tiny_prepared):
+    def by_item(prepared):
+        found = prepared.exposure_before("test")
+        return {prepared.items.ids[row]: clicks for row, clicks in zip(found.row, found.clicks.tolist(), strict=True)}
+
+    before, after = by_item(tiny_prepared), by_item(thinned)
+    assert after == {item_id: before[item_id] for item_id in thinned.items.ids if item_id in before}
+    assert len(set(after.values())) > 1

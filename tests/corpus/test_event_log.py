@@ -67,6 +67,14 @@ def test_each_fault_has_its_reason(read, change, reason):
     assert frame.height == log.n_events == 1
 
 
+def test_positions_are_ranks_from_1_and_unreadable_ones_unknown(read):
+    given = [1, "12", 3.0, 0, -1, 2.5, "top", None, 2**40]
+    _, frame, counts = read([{**CLICK, "position": position} for position in given])
+    assert frame["position"].to_list() == [1, 12, 3, None, None, None, None, None, None]
+    assert frame["position"].dtype == pl.UInt32
+    assert not counts
+
+
 def test_other_words_for_the_types_are_mapped(read):
     _, frame, counts = read([{**CLICK, "type": "buy"}, {**CLICK, "type": "purchase"}], event_types={"buy": "purchase"})
     assert frame["type"].to_list() == [CODES[EventType.PURCHASE]] * 2

@@ -79,6 +79,10 @@ def test_the_same_input_gives_the_same_fingerprint_and_other_input_another(store
     assert store.prepare() == first
     store.rows("events.jsonl", events[:-1])
     assert store.prepare().fingerprint != first.fingerprint
+    store.rows("events.jsonl", [*events, row(1, "impression", item_id="a", position=1)])
+    assert store.prepare().fingerprint != first.fingerprint
+    manifest = store.prepared.manifest
+    assert sorted(manifest["sha256"]) == ["examples.parquet", "exposure.parquet", "items.parquet"]
 
 
 def test_histories_are_cut_to_the_newest_events(store):
@@ -163,7 +167,7 @@ def test_only_the_prepared_files_are_left(store):
     store.rows("events.jsonl", [row(0, "click", item_id="a", query="q")])
     store.prepare(valid_share=0.0, test_share=0.0)
     names = sorted(path.name for path in (store.root / "data").iterdir())
-    assert names == ["examples.parquet", "items.parquet", "manifest.json", "rejects.jsonl"]
+    assert names == ["examples.parquet", "exposure.parquet", "items.parquet", "manifest.json", "rejects.jsonl"]
 
 
 # --- a random log against the reference -----------------------------------------------------------------------------

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from corpus.errors import ArtefactError
 from corpus.items import ItemTable
-from corpus.prepared import EXAMPLE_SCHEMA, SPLITS, Pairs, Prepared
+from corpus.prepared import EXAMPLE_SCHEMA, EXPOSURE_SCHEMA, FORMAT_VERSION, SPLITS, Pairs, Prepared
 
 
 def search(number: int, split: str, query: str, user: str | None, *labels: tuple[int, float]) -> dict[str, object]:
@@ -38,7 +39,8 @@ def write(tiny_items: ItemTable, tmp_path: Path) -> Callable[..., Prepared]:
     def write(*searches: dict[str, object]) -> Prepared:
         tiny_items.write(tmp_path / "items.parquet")
         pl.DataFrame(list(searches), schema=EXAMPLE_SCHEMA).write_parquet(tmp_path / "examples.parquet")
-        (tmp_path / "manifest.json").write_text('{"format_version": 1, "fingerprint": "f"}', encoding="utf-8")
+        manifest = {"format_version": FORMAT_VERSION, "fingerprint": "f"}
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
         return Prepared(tmp_path)
 
     return write
@@ -123,3 +125,29 @@ def test_pairs_agree_with_the_examples(tiny_prepared: Prepared):
 def test_a_folder_that_was_not_prepared_is_refused(tmp_path: Path):
     with pytest.raises(ArtefactError, match="tandem prepare"):
         Prepared(tmp_path)
+
+
+def test_exposure_is_summed_over_the_splits_asked_for(write_examples, tiny_items, tmp_path):
+    prepared = write_examples(tmp_path / "data", tiny_items)
+    rows = [("train", 7, 10, 3, 2.5), ("test", 7, 1, 1, 0.25), ("valid", 2, 4, 0, 1.5), ("valid", 7, 5, 1, 0.5)]
+    table = pl.DataFrame(rows, schema=EXPOSURE_SCHEMA, orient="row")
+    table.write_parquet(prepared.folder / "exposure.parquet")
+
+    def read(exposure):
+        columns = (exposure.row, exposure.impressions, exposure.clicks, exposure.expected_clicks)
+        assert [str(column.dtype) for column in columns] == ["int64", "float32", "float32", "float32"]
+        return list(zip(*(column.tolist() for column in columns), strict=True))
+
+    assert read(prepared.exposure("train")) == [(7, 10.0, 3.0, 2.5)]
+    assert read(prepared.exposure("train", "valid", "test")) == [(2, 4.0, 0.0, 1.5), (7, 16.0, 5.0, 3.25)]
+    assert read(prepared.exposure_before("test")) == [(2, 4.0, 0.0, 1.5), (7, 15.0, 4.0, 3.0)]
+    assert read(prepared.exposure_before("valid")) == read(prepared.exposure("train"))
+    assert read(prepared.exposure_before("train")) == []
+
+
+def test_a_folder_of_another_format_is_refused_with_the_remedy(write_examples, tiny_items, tmp_path):
+    prepared = write_examples(tmp_path / "data", tiny_items)
+    path = prepared.folder / "manifest.json"
+    path.write_text(json.dumps({**prepared.manifest, "format_version": 1}), encoding="utf-8")
+    with pytest.raises(ArtefactError, match=r"format 2 .*got 1; run `tandem prepare` again"):
+        Prepared(prepared.folder)

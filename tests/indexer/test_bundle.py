@@ -1,10 +1,13 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from corpus.errors import BundleCorrupt, ModelIndexMismatch
-from corpus.prepared import Pairs
+from corpus.items import ItemTable
+from corpus.prepared import EXPOSURE_SCHEMA, Pairs, Prepared
 from indexer.bundle import open_bundle
 from indexer.manifest import MANIFEST_FILE, BundleManifest, read_manifest
 from indexer.verify import hash_files
@@ -12,6 +15,7 @@ from rerank.features import FEATURES
 from retrieval.behaviour import Behaviour
 from retrieval.config import VectorIndexConfig
 from retrieval.vector_index import VectorIndex
+from tests.conftest import exposure
 
 
 def forge(folder: Path, **changes: object) -> BundleManifest:
@@ -148,7 +152,7 @@ def test_trees_that_verify_but_cannot_be_parsed_are_refused_as_corrupt(blended_f
 def test_other_tables_reach_both_stages_and_leave_the_bundle_as_it_was(blended_folder):
     bundle = open_bundle(blended_folder)
     empty = Behaviour.build(
-        nothing_chosen(), bundle.retriever.encoder, bundle.stage.behaviour, n_items=len(bundle.items)
+        nothing_chosen(), exposure(), bundle.retriever.encoder, bundle.stage.behaviour, n_items=len(bundle.items)
     )
     other = bundle.with_behaviour(empty)
     query = "red acme running shoe"
@@ -160,6 +164,20 @@ def test_other_tables_reach_both_stages_and_leave_the_bundle_as_it_was(blended_f
     assert not other.reranker.blend.features(query, (), before)[:, popularity].any()
     assert other.behaviour is empty
     assert other.reranker.scorer is bundle.reranker.scorer
+
+
+def test_click_rates_before_a_split_follow_their_items_into_the_bundles_rows(bundle_folder, tiny_prepared, tmp_path):
+    bundle = open_bundle(bundle_folder)
+    shutil.copytree(tiny_prepared.folder, tmp_path / "data")
+    ItemTable(tiny_prepared.items.frame.reverse()).write(tmp_path / "data" / "items.parquet")
+    shown = [("train", 0, 100, 30, 10.0), ("valid", 0, 100, 0, 40.0), ("valid", 1, 100, 40, 40.0)]
+    table = pl.DataFrame(shown, schema=EXPOSURE_SCHEMA, orient="row")
+    table.write_parquet(tmp_path / "data" / "exposure.parquet")
+    before = {split: bundle.before(split, Prepared(tmp_path / "data")).behaviour for split in ("valid", "test")}
+    # row 0 of the reversed catalogue is the bundle's last
+    assert before["valid"].click_rate[59] == pytest.approx(40 / 20)
+    assert before["test"].click_rate[58:].tolist() == pytest.approx([50 / 50, 40 / 60])
+    assert np.isnan(before["valid"].click_rate[:59]).all()
 
 
 def test_settings_of_another_release_are_refused_as_corrupt(bundle_folder):

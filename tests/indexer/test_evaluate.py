@@ -19,6 +19,7 @@ from rerank.reranker import Reranked
 from retrieval.behaviour import Behaviour
 from retrieval.fusion import FusionWeights
 from retrieval.metrics import MEASURES
+from tests.conftest import exposure
 from tests.indexer.small_models import RETRIEVER
 
 ALL = ["random", "popularity", "popularity in query", "BM25", "untuned encoder", "tuned dense", "hybrid"]
@@ -136,7 +137,7 @@ def test_answers_in_the_bundles_own_tables_do_not_help_it(unforeseen, blended):
     honest = replace(blended, retriever=trusting)
     answers = unforeseen.pairs("test")
     many = replace(answers, weight=(answers.weight * 1000).astype(np.float32))
-    tables = Behaviour.build(many, trusting.encoder, blended.stage.behaviour, n_items=60)
+    tables = Behaviour.build(many, exposure(), trusting.encoder, blended.stage.behaviour, n_items=60)
     cheating = honest.with_behaviour(tables)
     # the answers stand at the top of what it would serve
     first = [

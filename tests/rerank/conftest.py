@@ -12,7 +12,7 @@ import pytest
 
 from corpus.events import HistoryEvent
 from corpus.items import ItemTable
-from corpus.prepared import EXAMPLE_SCHEMA, Prepared
+from corpus.prepared import EXAMPLE_SCHEMA, EXPOSURE_SCHEMA, FORMAT_VERSION, Prepared
 from rerank.blend import Blend, open_blend
 from rerank.config import BlendConfig, RerankerConfig, RerankerTrainConfig
 from rerank.features import FeatureExtractor
@@ -82,8 +82,10 @@ def write_tasteful_store(folder: Path, items: ItemTable, *, n_examples: int = 48
     folder.mkdir(parents=True)
     items.write(folder / "items.parquet")
     pl.DataFrame(rows, schema=EXAMPLE_SCHEMA).write_parquet(folder / "examples.parquet")
+    pl.DataFrame(schema=EXPOSURE_SCHEMA).write_parquet(folder / "exposure.parquet")
     digest = hashlib.sha256((folder / "examples.parquet").read_bytes()).hexdigest()
-    (folder / "manifest.json").write_text(json.dumps({"format_version": 1, "fingerprint": digest}), encoding="utf-8")
+    manifest = {"format_version": FORMAT_VERSION, "fingerprint": digest}
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return Prepared(folder)
 
 
@@ -171,7 +173,8 @@ def tasteful_behaviour(tasteful: Prepared, tiny_encoder_folder: Path) -> Behavio
     from retrieval.encoder import open_torch_encoder
 
     encoder = open_torch_encoder(tiny_encoder_folder, role="query", max_tokens=16)
-    return Behaviour.build(tasteful.pairs("train"), encoder, BehaviourConfig(), n_items=len(tasteful.items))
+    pairs, exposure = tasteful.pairs("train"), tasteful.exposure("train")
+    return Behaviour.build(pairs, exposure, encoder, BehaviourConfig(), n_items=len(tasteful.items))
 
 
 @pytest.fixture(scope="session")

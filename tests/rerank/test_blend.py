@@ -17,6 +17,7 @@ from rerank.blend_lists import collect_blend_lists
 from rerank.features import FEATURES, RERANK_FEATURES, FeatureExtractor, rerank_features
 from retrieval.behaviour import Behaviour
 from retrieval.config import BehaviourConfig
+from tests.conftest import exposure
 from tests.rerank.conftest import TINY_BLEND
 
 NAN = float("nan")
@@ -73,7 +74,7 @@ def test_other_tables_change_the_features_and_nothing_else(tiny_blend: Blend, ti
         def encode(self, texts):
             return np.empty((0, 32), dtype=np.float32)
 
-    empty = Behaviour.build(no_pairs(), Nothing(), BehaviourConfig(), n_items=60)
+    empty = Behaviour.build(no_pairs(), exposure(), Nothing(), BehaviourConfig(), n_items=60)
     other = tiny_blend.with_extractor(FeatureExtractor(tiny_items, empty))
     found = word_retriever.retrieve("running shoe", 12)
     before, after = (blend.features("running shoe", PAST, found) for blend in (tiny_blend, other))

@@ -37,6 +37,7 @@ def behaviour(
     queries: dict[str, dict[int, float]] | None = None,
     popularity: tuple[float, ...] = (6, 2, 0, 0, 8, 1),
     recent: tuple[float, ...] = (3, 2, 0, 0, 1, 0),
+    click_rate: tuple[float, ...] = (NAN, 1.0, 2.0, 0.5, NAN, 4.0),
     related: dict[int, dict[int, float]] | None = None,
 ) -> Behaviour:
     """Tables with what each query led to, and what belongs to each item."""
@@ -57,6 +58,7 @@ def behaviour(
         queries=log_of_queries,
         popularity=np.array(popularity, dtype=np.float32),
         recent=np.array(recent, dtype=np.float32),
+        click_rate=np.array(click_rate, dtype=np.float32),
         related=Ragged.join(
             [(np.array(list(part), dtype=np.int32), np.array(list(part.values()), dtype=np.float32)) for part in parts]
         ),
@@ -146,6 +148,11 @@ def test_popularity_and_trend_are_told_on_a_logarithmic_scale(compute: Compute):
     same(got["popularity"], log(7), log(3), 0)
     same(got["popularity_gap"], 0, log(3 / 7), log(1 / 7))
     same(got["trend"], log(4 / 7), 0, 0)
+
+
+def test_click_rates_are_told_on_a_logarithmic_scale_and_are_unknown_of_what_was_never_shown(compute: Compute):
+    got = compute(candidates(3, 0, 5, 1))
+    same(got["click_rate"], log(0.5), NAN, log(4), 0)
 
 
 def test_an_anonymous_shopper_is_unknown_not_zero(compute: Compute):

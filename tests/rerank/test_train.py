@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from corpus.errors import ConfigError, DeviceUnavailable, InputError
-from corpus.prepared import EXAMPLE_SCHEMA, Prepared
+from corpus.prepared import EXAMPLE_SCHEMA, FORMAT_VERSION, Prepared
 from rerank.config import HeadWeights, RerankerConfig
 from rerank.cross_encoder import CrossEncoder, load_classifier
 from rerank.history import item_names
@@ -252,7 +252,9 @@ def test_data_without_choices_is_refused(tiny_items, word_retriever, tiny_config
     folder.mkdir()
     tiny_items.write(folder / "items.parquet")
     pl.DataFrame([], schema=EXAMPLE_SCHEMA).write_parquet(folder / "examples.parquet")
-    (folder / "manifest.json").write_text('{"fingerprint": "0"}', encoding="utf-8")
+    (folder / "manifest.json").write_text(
+        json.dumps({"format_version": FORMAT_VERSION, "fingerprint": "0"}), encoding="utf-8"
+    )
     with pytest.raises(InputError, match="tandem prepare"):
         run(Prepared(folder), word_retriever, tiny_config, tmp_path / "v1")
 
@@ -265,7 +267,9 @@ def test_without_validation_searches_the_last_epoch_is_kept(
     tasteful.items.write(folder / "items.parquet")
     frame = pl.read_parquet(tasteful.folder / "examples.parquet")
     frame.filter(pl.col("split") == "train").write_parquet(folder / "examples.parquet")
-    (folder / "manifest.json").write_text('{"fingerprint": "1"}', encoding="utf-8")
+    (folder / "manifest.json").write_text(
+        json.dumps({"format_version": FORMAT_VERSION, "fingerprint": "1"}), encoding="utf-8"
+    )
     info = run(Prepared(folder), word_retriever, changed(tiny_config, max_steps=2), tmp_path / "v1")
     assert info.score_weights == {"rerank": 1.0, "retrieval": 0.0}
     assert "mrr_at_10" not in info.metrics

@@ -8,6 +8,7 @@ from corpus.prepared import Pairs, Prepared
 from retrieval.behaviour import Behaviour
 from retrieval.config import BehaviourConfig
 from retrieval.encoder import TextEncoder, open_torch_encoder
+from tests.conftest import exposure
 
 NEVER = "NaT"
 N_ITEMS = 8
@@ -19,6 +20,8 @@ CHOICES = (
     ("hose", 3, 0.5, -1, "2026-01-15"),
     ("rake", 6, 0.25, 0, "2026-01-15"),
 )
+# (item, impressions, clicks, expected clicks)
+EXPOSURE = exposure((1, 400, 50, 20), (2, 400, 50, 90), (3, 5, 0, 0.5), (5, 0, 2, 0))
 
 
 def pairs(*choices: tuple[str, int, float, int, str]) -> Pairs:
@@ -39,7 +42,7 @@ def encoder(tiny_encoder_folder: Path) -> TextEncoder:
 
 
 def build(encoder: TextEncoder, *choices: tuple[str, int, float, int, str], **settings: object) -> Behaviour:
-    return Behaviour.build(pairs(*choices), encoder, BehaviourConfig(**settings), n_items=N_ITEMS)
+    return Behaviour.build(pairs(*choices), EXPOSURE, encoder, BehaviourConfig(**settings), n_items=N_ITEMS)
 
 
 @pytest.fixture
@@ -50,6 +53,13 @@ def behaviour(encoder: TextEncoder) -> Behaviour:
 def test_popularity_is_the_weight_of_all_choices(behaviour: Behaviour):
     np.testing.assert_allclose(behaviour.popularity, [0, 0, 0, 2.5, 0, 2, 0.25, 0])
     assert behaviour.popularity.dtype == behaviour.recent.dtype == np.float32
+
+
+def test_click_rates_are_clicks_over_expected_clicks_drawn_to_1(behaviour: Behaviour):
+    # ten clicks and ten expected ones are added to each; item 5 was clicked, but its display lies in another split
+    want = [np.nan, 60 / 30, 60 / 100, 10 / 10.5, np.nan, np.nan, np.nan, np.nan]
+    np.testing.assert_allclose(behaviour.click_rate, want, rtol=1e-6)
+    assert behaviour.click_rate.dtype == np.float32
 
 
 def test_recent_choices_are_halved_with_every_trend_of_their_age(behaviour: Behaviour):
@@ -120,6 +130,7 @@ def test_tables_survive_the_disk(behaviour: Behaviour, encoder: TextEncoder, tmp
     loaded = Behaviour.load(tmp_path / "behaviour", BehaviourConfig(), n_items=N_ITEMS)
     np.testing.assert_array_equal(loaded.popularity, behaviour.popularity)
     np.testing.assert_array_equal(loaded.recent, behaviour.recent)
+    np.testing.assert_array_equal(loaded.click_rate, behaviour.click_rate)
     for part in ("offsets", "rows", "values"):
         np.testing.assert_array_equal(getattr(loaded.related, part), getattr(behaviour.related, part))
     vector = encoder.encode(["pan"])[0]
@@ -141,7 +152,9 @@ def test_tables_of_another_catalogue_are_refused(behaviour: Behaviour, tmp_path:
         Behaviour.load(tmp_path, BehaviourConfig(), n_items=n_items)
 
 
-@pytest.mark.parametrize("name", ["popularity.npy", "recent.npy", "related_rows.npy", "query_totals.npy"])
+@pytest.mark.parametrize(
+    "name", ["popularity.npy", "recent.npy", "click_rate.npy", "related_rows.npy", "query_totals.npy"]
+)
 @pytest.mark.parametrize("array", [np.zeros(3, dtype=np.float32), np.zeros(N_ITEMS), None])
 def test_a_file_that_is_missing_or_of_another_shape_is_refused(
     behaviour: Behaviour, tmp_path: Path, name: str, array: np.ndarray | None
@@ -156,7 +169,7 @@ def test_a_file_that_is_missing_or_of_another_shape_is_refused(
 
 def test_prepared_data_are_counted_as_they_are(tiny_prepared: Prepared, encoder: TextEncoder):
     known = tiny_prepared.pairs("train")
-    behaviour = Behaviour.build(known, encoder, BehaviourConfig(), n_items=60)
+    behaviour = Behaviour.build(known, tiny_prepared.exposure("train"), encoder, BehaviourConfig(), n_items=60)
     examples = tiny_prepared.examples("train")
     popularity = np.zeros(60)
     for example in examples:
