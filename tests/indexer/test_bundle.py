@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from rerank.features import FEATURES
 from retrieval.behaviour import Behaviour
 from retrieval.config import VectorIndexConfig
 from retrieval.vector_index import VectorIndex
+
+ROOT = Path(__file__).parents[2]
 
 
 def forge(folder: Path, **changes: object) -> BundleManifest:
@@ -160,6 +164,21 @@ def test_other_tables_reach_both_stages_and_leave_the_bundle_as_it_was(blended_f
     assert not other.reranker.blend.features(query, (), before)[:, popularity].any()
     assert other.behaviour is empty
     assert other.reranker.scorer is bundle.reranker.scorer
+
+
+def test_a_bundle_without_a_blend_opens_without_lightgbm(bundle_folder):
+    script = f"""
+import sys
+for name in ("lightgbm", "torch", "transformers", "sklearn"):
+    sys.modules[name] = None  # any import of it fails
+from pathlib import Path
+import indexer.models
+from indexer.bundle import open_bundle
+print(open_bundle(Path({str(bundle_folder)!r}), n_threads=1).reranker.blend)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "None"
 
 
 def test_settings_of_another_release_are_refused_as_corrupt(bundle_folder):
