@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ from retrieval.behaviour import Behaviour
 from retrieval.config import VectorIndexConfig
 from retrieval.vector_index import VectorIndex
 from tests.conftest import exposure
+
+ROOT = Path(__file__).parents[2]
 
 
 def forge(folder: Path, **changes: object) -> BundleManifest:
@@ -178,6 +182,21 @@ def test_click_rates_before_a_split_follow_their_items_into_the_bundles_rows(bun
     assert before["valid"].click_rate[59] == pytest.approx(40 / 20)
     assert before["test"].click_rate[58:].tolist() == pytest.approx([50 / 50, 40 / 60])
     assert np.isnan(before["valid"].click_rate[:59]).all()
+
+
+def test_a_bundle_without_a_blend_opens_without_lightgbm(bundle_folder):
+    script = f"""
+import sys
+for name in ("lightgbm", "torch", "transformers", "sklearn"):
+    sys.modules[name] = None  # any import of it fails
+from pathlib import Path
+import indexer.models
+from indexer.bundle import open_bundle
+print(open_bundle(Path({str(bundle_folder)!r}), n_threads=1).reranker.blend)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "None"
 
 
 def test_settings_of_another_release_are_refused_as_corrupt(bundle_folder):
