@@ -69,8 +69,8 @@ DATA_SETS: dict[str, DataSet] = {
                 "reranker.base_model": "retriever",
                 "reranker.max_history_tokens": 32,
                 "reranker.train.lists_per_batch": 8,
-                "reranker.train.max_steps": 200,
-                "blend.max_reranked": 800,
+                "reranker.train.max_steps": 100,
+                "blend.max_reranked": 400,
             },
             n_test_queries=1000,
         )

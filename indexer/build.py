@@ -30,7 +30,7 @@ from indexer.bundle import (
     VECTORS_FILE,
     open_bundle,
 )
-from indexer.checks import check_agreement, check_recall, measure_recall
+from indexer.checks import check_agreement, reach_recall
 from indexer.config import BuildConfig
 from indexer.construction import construction
 from indexer.description import Built, describe
@@ -104,7 +104,7 @@ def build_bundle(
             logger.info("bundle %s: tokenising passages, exporting the reranker", site.version)
             _write_second_stage(plan, retriever, site.folder)
         logger.info("bundle %s: measuring", site.version)
-        ann_recall, n_recall_queries = _measure(plan, retriever)
+        retriever, ann_recall, n_recall_queries = _measure(plan, retriever)
         built = Built(
             version=site.version,
             parent=current_version(workspace.bundles),
@@ -112,7 +112,7 @@ def build_bundle(
             models=plan.models,
             config={
                 "build": config,
-                "retriever": plan.stage,
+                "retriever": plan.stage.model_copy(update={"index": retriever.vector_index.config}),
                 "reranker": plan.models.reranker_config(reranker_config),
             },
             retriever=retriever,
@@ -228,14 +228,17 @@ def _write_second_stage(plan: _Plan, retriever: Retriever, folder: Path) -> None
             shutil.copyfile(plan.models.blend_folder / name, folder / BLEND_FOLDER / name)
 
 
-def _measure(plan: _Plan, retriever: Retriever) -> tuple[float, int]:
-    """Return ann_recall@100 and the number of queries that it was measured on; raise if anything is not good enough."""
+def _measure(plan: _Plan, retriever: Retriever) -> tuple[Retriever, float, int]:
+    """Return the retriever, searching as broadly as it must, its ann_recall@100, and how many queries told so.
+
+    Raises if anything is not good enough.
+    """
     drawn = plan.prepared.examples("valid", limit=plan.config.n_recall_queries, with_history=False) or plan.searches
     queries = [example.query for example in drawn]
-    recall = measure_recall(retriever.vector_index, retriever.encoder.encode(queries))
-    check_recall(recall, plan.config.min_ann_recall)
+    embeddings = retriever.encoder.encode(queries)
+    index, recall = reach_recall(retriever.vector_index, embeddings, plan.config.min_ann_recall)
     check_agreement(retriever.encoder, plan.models.retriever_folder / RETRIEVER_MODEL, queries)
-    return recall, len(queries)
+    return retriever.with_vector_index(index), recall, len(queries)
 
 
 def _sample_searches(prepared: Prepared, n: int) -> list[Example]:

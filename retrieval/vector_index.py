@@ -85,6 +85,10 @@ class VectorIndex:
             )
         return cls(index, config)
 
+    def with_ef_search(self, ef_search: int) -> "VectorIndex":
+        """Return the same index, searched more or less broadly; a flat one is always searched exactly."""
+        return VectorIndex(self._index, self.config.model_copy(update={"ef_search": ef_search}))
+
     def save(self, path: Path) -> None:
         """Write the index to one file.
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from corpus.errors import ArtefactError
-from indexer.checks import check_agreement, check_recall, measure_recall
+from indexer.checks import check_agreement, measure_recall, reach_recall
 from retrieval.config import VectorIndexConfig
 from retrieval.encoder import open_torch_encoder
 from retrieval.vector_index import VectorHits, VectorIndex
@@ -47,10 +47,23 @@ def test_a_catalogue_below_the_depth_can_have_full_recall():
     assert measure_recall(index, unit_vectors(5, 8, 2)) == 1.0
 
 
+def test_the_search_is_broadened_until_enough_is_found_and_no_further():
+    vectors, queries = unit_vectors(3000, 24, 1), unit_vectors(40, 24, 2)
+    index = VectorIndex.build(vectors, VectorIndexConfig(kind="hnsw", m=4, ef_construction=20, ef_search=100))
+    recalls = {ef: measure_recall(index.with_ef_search(ef), queries) for ef in (100, 200, 400, 800)}
+    assert recalls[100] < recalls[200] < recalls[400] < recalls[800]
+    tuned, recall = reach_recall(index, queries, (recalls[200] + recalls[400]) / 2)
+    assert (tuned.config.ef_search, recall) == (400, recalls[400])
+    assert index.config.ef_search == 100
+    kept, recall = reach_recall(index, queries, recalls[100])
+    assert (kept.config.ef_search, recall) == (100, recalls[100])
+
+
 def test_too_little_recall_is_refused_with_the_remedy():
-    check_recall(0.99, 0.99)
-    with pytest.raises(ArtefactError, match=r"at least 0\.99 .* got 0\.9800; raise retriever\.index\.ef_search"):
-        check_recall(0.98, 0.99)
+    vectors, queries = unit_vectors(3000, 24, 1), unit_vectors(40, 24, 2)
+    index = VectorIndex.build(vectors, VectorIndexConfig(kind="hnsw", m=2, ef_construction=4, ef_search=1))
+    with pytest.raises(ArtefactError, match=r"at least 0\.999 .* with ef_search = 16; raise retriever\.index\.ef_cons"):
+        reach_recall(index, queries, 0.999)
 
 
 def test_an_encoder_that_disagrees_with_the_trained_one_is_refused(tiny_encoder_folder):
