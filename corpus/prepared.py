@@ -9,6 +9,7 @@ A folder ``data/`` with::
     manifest.json      counts, the resolved configuration, SHA-256 of the tables
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,7 +30,6 @@ TABLES = ("items.parquet", "examples.parquet", "exposure.parquet")  # whose byte
 Split = Literal["train", "valid", "test"]
 Part = Literal["all", "fitting", "judging"]
 JUDGING_ONE_IN = 5  # searches of a split that are kept from fitting
-_PART_SEED = 2026
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")  # in order of time
 
 EXAMPLE_SCHEMA: dict[str, Any] = {
@@ -166,12 +166,13 @@ class Prepared:
             limit: Keep at most so many, drawn uniformly by a seeded hash of the query id.
             seed: Seed of that draw.
             with_history: False leaves the histories empty, which take most of the memory and the time.
-            part: ``judging`` is a fifth of the split, drawn by a hash of the query id, and ``fitting`` the rest: what
-                one stage was fitted on cannot judge it.
+            part: ``judging`` is a fifth of the split, drawn by a hash of the query id that is the same everywhere, and
+                ``fitting`` the rest: the blend's trees are fitted on the one and judged on the other.
         """
         frame = pl.scan_parquet(self.folder / "examples.parquet").filter(pl.col("split") == split)
         if part != "all":
-            judging = pl.col("query_id").hash(_PART_SEED) % JUDGING_ONE_IN == 0
+            ids = frame.select("query_id").collect()["query_id"].to_list()
+            judging = pl.col("query_id").is_in([query_id for query_id in ids if _judges(query_id)])
             frame = frame.filter(judging if part == "judging" else ~judging)
         if not with_history:
             frame = frame.with_columns(pl.lit(None).alias("history"))
@@ -232,6 +233,11 @@ class Prepared:
             clicks=frame["clicks"].to_numpy(),
             expected_clicks=frame["expected_clicks"].to_numpy(),
         )
+
+
+def _judges(query_id: str) -> bool:
+    digest = hashlib.blake2b(query_id.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % JUDGING_ONE_IN == 0
 
 
 def _example(row: dict[str, Any]) -> Example:

@@ -36,7 +36,7 @@ from indexer.construction import construction
 from indexer.description import Built, describe
 from indexer.engines import get_encoder, put_encoder, put_reranker
 from indexer.manifest import MANIFEST_FILE, BundleManifest
-from indexer.models import TrainedModels, choose_models
+from indexer.models import TrainedModels, choose_models, resolved_config
 from indexer.publish import current_version
 from rerank.blend_info import BLEND_FILE, FIRST_FILE, SECOND_FILE
 from rerank.config import RerankerConfig
@@ -162,7 +162,7 @@ def _plan(workspace: Workspace, wanted: RetrieverConfig, config: BuildConfig, mo
         prepared=prepared,
         items=prepared.items,
         models=models,
-        stage=models.retriever_config(wanted),
+        stage=resolved_config(models.retriever, wanted),
         config=config,
         searches=_sample_searches(prepared, config.n_calibration),
     )

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from corpus.config import Section
 from corpus.errors import ConfigError, InputError, ModelIndexMismatch
 from corpus.items import ItemTable
-from corpus.prepared import Example, Label, Prepared, Split
+from corpus.prepared import Example, Label, Part, Prepared, Split
 from corpus.workspace import Workspace, find_version
 from indexer.bundle import Bundle, open_bundle
 from indexer.floors import Floors, Ranking
@@ -21,6 +21,7 @@ from indexer.publish import current_version
 from indexer.report import HEADLINE, JUDGED, SLICE_MEASURES, Estimate, EvaluationReport, Row, Slice
 from indexer.slices import Mask, TrainingTraffic, slices
 from indexer.systems import FLOORS, Contest, Peer, Untuned, runs
+from rerank.config import RERANK_DEPTH
 from retrieval.arrays import FloatArray
 from retrieval.config import RetrieverConfig
 from retrieval.metrics import MEASURES, evaluate_rankings, paired_bootstrap
@@ -48,7 +49,7 @@ class EvaluationConfig(Section):
     split: Split = "test"
     limit: Annotated[int, Field(ge=1)] | None = None
     relevant_grade: float | None = None
-    rerank_depth: Annotated[int, Field(ge=1)] = 30
+    rerank_depth: Annotated[int, Field(ge=1)] = RERANK_DEPTH
     seed: Annotated[int, Field(ge=0)] = 0
 
     def is_relevant(self, label: Label) -> bool:
@@ -114,13 +115,13 @@ def evaluate(
         InputError: If the split holds no query with an answer.
     """
     _check_same_catalogue(prepared, bundle)
-    drawn = prepared.examples(config.split, limit=config.limit, seed=config.seed)
+    notes: list[str] = []
+    drawn = _draw(prepared, bundle, config, notes)
 
     def is_answered(example: Example) -> bool:
         return any(map(config.is_relevant, example.labels))
 
     examples = [example for example in drawn if is_answered(example)]
-    notes: list[str] = []
     if oracle is not None:
         oracle = oracle.for_examples(examples)
         known = [example for example in examples if example.query_id in oracle]
@@ -182,6 +183,15 @@ def evaluate(
         notes=tuple(notes),
         seconds=seconds,
     )
+
+
+def _draw(prepared: Prepared, bundle: Bundle, config: EvaluationConfig, notes: list[str]) -> list[Example]:
+    """Draw the queries; of the valid split none that the bundle's blend was fitted on."""
+    part: Part = "all"
+    if config.split == "valid" and bundle.manifest.blend is not None:
+        part = "judging"
+        notes.append("only the fifth of the valid split that the blend was not fitted on")
+    return prepared.examples(config.split, limit=config.limit, seed=config.seed, part=part)
 
 
 class _Judge:

@@ -38,12 +38,12 @@ from indexer.publish import current_version
 from indexer.report import Estimate
 from indexer.slices import TrainingTraffic, slices
 from indexer.systems import Run, SecondStage, candidate_run, retrieve
+from rerank.config import RERANK_DEPTH
 from retrieval.arrays import FloatArray
 from retrieval.metrics import evaluate_rankings, paired_bootstrap
 
 logger = logging.getLogger(__name__)
 
-RERANK_DEPTH = 30  # candidates that the second stage orders, as in `tandem evaluate`
 SEED = 0  # of the sample and the bootstrap: every candidate answers the same searches
 MEASURE = "MRR@10"
 

@@ -29,7 +29,9 @@ from indexer.systems import (
     Run,
     SecondStage,
     open_untuned,
+    retrieve,
 )
+from rerank.config import RERANK_DEPTH
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.candidates import Candidates
 from retrieval.encoder import TextEncoder
@@ -72,14 +74,30 @@ def judged_runs(contest: Contest, examples: Sequence[Example], *, seed: int) -> 
     yield HYBRID, _own(examples, {query: found.rows.tolist() for query, found in candidates.items()})
     if bundle.reranker is not None:
         depth = max(map(len, candidates.values()))
-        systems = [(bundle.reranker.with_blend(None), TWO_STAGES, WITH_HISTORY)]
+        second = SecondStage(bundle.reranker.with_blend(None), candidates, depth=depth)
+        yield from _second_runs(second, examples, TWO_STAGES, WITH_HISTORY)
         if bundle.reranker.blend is not None:
-            systems.append((bundle.reranker, CHAIN_ANONYMOUS, CHAIN))
-        for reranker, anonymous, personal in systems:
-            second = SecondStage(reranker, candidates, depth=depth)
-            for name, with_history in ((anonymous, False), (personal, True)):
-                run = second.run(examples, with_history=with_history, description="reranking the judged items")
-                yield name, {e.query_id: _only(run[e.query_id], e) for e in examples}
+            # its features compare candidates with each other: the labelled ones stand among those that are served
+            found = retrieve(examples, bundle)
+            united = {query: _united(found[query], labelled) for query, labelled in candidates.items()}
+            chain = SecondStage(bundle.reranker, united, depth=RERANK_DEPTH)
+            yield from _second_runs(chain, examples, CHAIN_ANONYMOUS, CHAIN)
+
+
+def _second_runs(
+    second: SecondStage, examples: Sequence[Example], anonymous: str, personal: str
+) -> Iterator[tuple[str, Run]]:
+    for name, with_history in ((anonymous, False), (personal, True)):
+        run = second.run(examples, with_history=with_history, description="reranking the judged items")
+        yield name, {e.query_id: _only(run[e.query_id], e) for e in examples}
+
+
+def _united(found: Candidates, labelled: Candidates) -> Candidates:
+    """Return the first stage's candidates and the labelled items, best first."""
+    others = labelled.take(~np.isin(labelled.rows, found.rows))
+    names = ("rows", "scores", "dense", "lexical", "behaviour")
+    both = Candidates(**{name: np.concatenate([getattr(found, name), getattr(others, name)]) for name in names})
+    return both.take(np.argsort(-both.scores, kind="stable"))
 
 
 def order(examples: Sequence[Example], score: Score, *, seed: int) -> Run:

@@ -28,19 +28,6 @@ class TrainedModels:
     blend_folder: Path | None = None  # None: no blend was trained on these two
     blend: BlendInfo | None = None
 
-    def retriever_config(self, wanted: RetrieverConfig) -> RetrieverConfig:
-        """Return the settings to build with: what the model reads is the model's, the rest is the store's choice.
-
-        Args:
-            wanted: The store's ``[retriever]`` section.
-        """
-        trained = self.retriever.config
-        _warn_of_change("retriever", _inputs(trained), _inputs(wanted))
-        if wanted.dim not in (None, self.retriever.dim, *trained.train.matryoshka_dims):
-            logger.warning("[retriever] dim = %s is not one that the model was trained to be cut to", wanted.dim)
-        chosen = {name: getattr(wanted, name) for name in ("dim", "index", "lexical", "fusion")}
-        return trained.model_copy(update=chosen, deep=True)
-
     def reranker_config(self, wanted: RerankerConfig) -> RerankerConfig | None:
         """Return the settings that the reranker was trained with, which are the only ones it can be served with.
 
@@ -51,6 +38,20 @@ class TrainedModels:
             return None
         _warn_of_change("reranker", _inputs(self.reranker.config), _inputs(wanted))
         return self.reranker.config
+
+
+def resolved_config(trained: RetrieverModelInfo, wanted: RetrieverConfig) -> RetrieverConfig:
+    """Return the settings of a trained first stage: what the model reads is the model's, the rest the store's choice.
+
+    Args:
+        trained: The model.
+        wanted: The store's ``[retriever]`` section; a difference in what the model reads is logged.
+    """
+    _warn_of_change("retriever", _inputs(trained.config), _inputs(wanted))
+    if wanted.dim not in (None, trained.dim, *trained.config.train.matryoshka_dims):
+        logger.warning("[retriever] dim = %s is not one that the model was trained to be cut to", wanted.dim)
+    chosen = {name: getattr(wanted, name) for name in ("dim", "index", "lexical", "behaviour", "fusion")}
+    return trained.config.model_copy(update=chosen, deep=True)
 
 
 def choose_models(workspace: Workspace, retriever_version: str | None, reranker_version: str | None) -> TrainedModels:

@@ -27,6 +27,7 @@ _RETRIEVE_AT_ONCE = 512  # queries
 class BlendList:
     """One search with the candidates that were found for it."""
 
+    query_id: str  # a search and its anonymous copy share it
     query: str
     history: tuple[HistoryEvent, ...]  # newest first; empty for the anonymous copy of a search
     candidates: Candidates
@@ -68,6 +69,7 @@ def collect_blend_lists(
             histories.append(())
         lists += [
             BlendList(
+                query_id=example.query_id,
                 query=example.query,
                 history=history,
                 candidates=candidates.take(kept),

@@ -58,10 +58,11 @@ def train_blend(
     examples = prepared.examples("valid", limit=config.max_searches, seed=config.seed, part="fitting")
     extractor = FeatureExtractor(prepared.items, first_stage.behaviour)
     lists = collect_blend_lists(examples, first_stage.retriever, extractor, config)
-    if len(lists) < config.min_searches:
+    n_searches = len({entry.query_id for entry in lists})
+    if n_searches < config.min_searches:
         raise TooLittleData(
             f"expected at least {config.min_searches} validation searches whose candidates hold a choice, got "
-            f"{len(lists)} of {len(examples)}; go without a blend, or lower blend.min_searches"
+            f"{n_searches} of {len(examples)}; go without a blend, or lower blend.min_searches"
         )
     fold = folds(lists, config.n_folds, config.seed)
     n_read = min(config.max_reranked, len(lists))
@@ -70,7 +71,7 @@ def train_blend(
             f"expected searches for several queries, so that some can be held out, got {n_read} of one fold; "
             "go without a blend, or raise blend.max_reranked"
         )
-    logger.info("fitting the blend on %d lists of %d searches", len(lists), len(examples))
+    logger.info("fitting the blend on %d lists of %d searches", len(lists), n_searches)
     first = _fit(lists, [entry.features for entry in lists], None, fold, config, names=FEATURES)
     read, before = lists[:n_read], first.held_out[:n_read]
     rerank_scores = _read(read, before, reranker, config.rerank_depth)
@@ -88,7 +89,7 @@ def train_blend(
         reranker_fingerprint=reranker_fingerprint,
         data_fingerprint=prepared.fingerprint,
         config=config,
-        n_searches=len(lists),
+        n_searches=n_searches,
         n_reranked=n_read,
         n_trees=(first.booster.num_trees(), second.booster.num_trees()),
         metrics=metrics,
@@ -227,7 +228,10 @@ def _metrics_read(
     rerank_scores: Sequence[FloatArray],
     reranker: Reranker,
 ) -> dict[str, float]:
-    """Compare on the lists that the cross-encoder read; ``linear`` is the reranker without a blend."""
+    """Compare on the lists that the cross-encoder read.
+
+    ``linear`` is the fitted sum of both stages' scores over the candidates that the first trees chose to be read.
+    """
     weights = reranker.score_weights
 
     def linear(number: int) -> FloatArray:

@@ -76,6 +76,11 @@ class RerankerTrainConfig(Section):
     seed: int = Field(default=13, ge=0)  # of drawing lists, dropout and the fresh head
 
 
+# candidates that the cross-encoder reads of a search: in service, in evaluations, and where the blend learns what a
+# candidate means that it did not read
+RERANK_DEPTH = 30
+
+
 class BlendConfig(Section):
     """``[blend]``: the gradient-boosted trees that join both stages' scores with what the event log knows."""
 
@@ -83,7 +88,7 @@ class BlendConfig(Section):
     max_reranked: int = Field(default=1500, ge=1)  # how many of them the cross-encoder reads, which takes most time
     min_searches: int = Field(default=200, ge=1)  # with fewer usable ones there is no blend: it would learn noise
     depth: int = Field(default=200, ge=2)  # candidates per search, as many as the server finds
-    rerank_depth: int = Field(default=30, ge=0)  # how many of them the cross-encoder reads
+    rerank_depth: int = Field(default=RERANK_DEPTH, ge=0)  # how many of them the cross-encoder reads; as in service
     history_dropout: float = Field(default=0.3, ge=0, le=1)  # share of searches that are shown without history as well
     n_leaves: int = Field(default=8, ge=2)  # of a tree: small ones, for a few thousand searches
     min_leaf: int = Field(default=400, ge=1)  # candidates in a leaf

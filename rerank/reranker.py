@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEADLINE = "reranker_deadline"  # there was no time to read all that should be read
-FAILED = "reranker_failed"  # the cross-encoder broke: nothing was read
+FAILED = "reranker_failed"  # the cross-encoder broke and read nothing, or the blend did and the order lacks it
 
 FIRST_CHUNK = 16  # pairs: about one page of results, and enough to measure the speed
 LAST_CHUNK = 32  # pairs: bounds how late a wrong estimate can make an answer
@@ -126,8 +126,13 @@ class Reranker:
         """
         if self.blend is None:
             return self._joined(candidates, self._read(query, history, candidates.rows[:depth], deadline))
-        features = self.blend.features(query, history, candidates)
-        first = self.blend.first(features)  # (n,)
+        try:
+            features = self.blend.features(query, history, candidates)
+            first = self.blend.first(features)  # (n,)
+        except Exception:  # broken trees must not fail the search, either
+            logger.exception("the blend failed; the cross-encoder orders without it")
+            read = self._read(query, history, candidates.rows[:depth], deadline)
+            return replace(self._joined(candidates, read), degraded=FAILED)
         best = np.argsort(-first, kind="stable")[:depth]
         read = self._read(query, history, candidates.rows[best], deadline)
         scores = np.full(len(candidates), np.nan, dtype=np.float32)

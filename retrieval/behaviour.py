@@ -130,10 +130,15 @@ def _read_weights(path: Path, n_items: int) -> FloatArray:
 
 
 def _decayed(pairs: Pairs, half_life_days: float | None) -> FloatArray:
-    """Halve a choice's weight with every half-life between it and the newest one."""
-    if half_life_days is None or not len(pairs.weight) or np.isnat(pairs.timestamp).all():
+    """Halve a choice's weight with every half-life between it and the newest ones.
+
+    One in a thousand may be newer: a wrong clock must not make all others old.
+    """
+    times = np.sort(pairs.timestamp[~np.isnat(pairs.timestamp)])
+    if half_life_days is None or not len(times):
         return pairs.weight
-    days = (np.fmax.reduce(pairs.timestamp) - pairs.timestamp) / _DAY
+    newest = times[int(0.999 * (len(times) - 1))]
+    days = np.maximum((newest - pairs.timestamp) / _DAY, 0.0)
     decay = np.exp2(-np.nan_to_num(days) / half_life_days)  # what has no time is as good as new
     decayed: FloatArray = (pairs.weight * decay).astype(np.float32)
     return decayed

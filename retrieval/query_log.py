@@ -120,16 +120,22 @@ class QueryLog:
         except (OSError, ValueError, EOFError) as exc:
             raise ArtefactError(f"expected logged queries in {folder}, got: {exc}; build the bundle again") from exc
         choices = Ragged.load(folder, CHOICES, n_items=n_items)
+        if not hashes.ndim == totals.ndim == 1:
+            raise ArtefactError(f"expected one hash and one total per logged query in {folder}; build the bundle again")
         index = VectorIndex.load(folder / INDEX_FILE, _index_config(len(hashes))) if len(hashes) else None
         fits = (
             hashes.dtype == np.uint64
             and totals.dtype == np.float32
-            and hashes.ndim == totals.ndim == 1
             and len(hashes) == len(totals) == len(choices) == (0 if index is None else len(index))
         )
         if not fits:
             raise ArtefactError(f"expected logged queries in {folder} whose parts fit; build the bundle again")
         return cls(hashes, totals, choices, index, config)
+
+    @property
+    def dim(self) -> int | None:
+        """Width of the queries' embeddings; None for an empty log."""
+        return None if self._index is None else self._index.dim
 
     def __len__(self) -> int:
         return len(self.hashes)

@@ -58,6 +58,10 @@ class Retriever:
                 f"expected both indexes to hold one catalogue, got {len(vector_index)} vectors and "
                 f"{len(lexical_index)} texts; build them again"
             )
+        if query_log is not None and query_log.dim not in (None, encoder.dim):
+            raise ModelIndexMismatch(
+                f"expected a query log of the encoder's {encoder.dim} dimensions, got {query_log.dim}; build it again"
+            )
         self.encoder = encoder
         self.vector_index = vector_index
         self.lexical_index = lexical_index

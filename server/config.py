@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from corpus.config import Section
 from corpus.settings import DataConfig
 from indexer.config import BuildConfig, GateConfig
-from rerank.config import BlendConfig, RerankerConfig
+from rerank.config import RERANK_DEPTH, BlendConfig, RerankerConfig
 from retrieval.config import RetrieverConfig
 
 
@@ -23,7 +23,7 @@ class ServerConfig(Section):
 
     retrieval_depth: int = Field(default=200, ge=1)  # candidates found, which is also how far a caller can page
     max_retrieval_depth: int = Field(default=1000, ge=1)  # the most that a request may ask for
-    rerank_depth: int = Field(default=50, ge=0)  # of the candidates, how many the cross-encoder reads
+    rerank_depth: int = Field(default=RERANK_DEPTH, ge=0)  # of the candidates, how many the cross-encoder reads
     max_rerank_depth: int = Field(default=200, ge=0)  # the most that a request may ask for
     hide_out_of_stock: bool = False  # drop items whose in_stock is false; unknown stock stays
 

@@ -19,7 +19,7 @@ from server.ranking import DegradationReason, Hit, RankedWindow, Ranking, Run, S
 
 logger = logging.getLogger(__name__)
 
-RERANKER_FAILED = "the cross-encoder failed; this is the order without it"
+RERANKER_FAILED = "a part of the second stage failed; this is the order without it"
 
 
 class Histories(Protocol):
@@ -95,7 +95,7 @@ class Pipeline:
         """Order the candidates by the second stage; without one, as retrieval did."""
         reranker = self.bundle.reranker
         depth = min(task.rerank_depth, len(candidates))
-        if reranker is None:
+        if reranker is None or depth == 0:
             return _as_retrieved(candidates)
         try:
             reranked = reranker.rerank(task.query, history, candidates, depth=depth, deadline=run.deadline)

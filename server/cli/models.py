@@ -65,15 +65,17 @@ def train_second_stage(
 ) -> tuple[Path, "RerankerModelInfo"]:
     """Train the next version of the reranker on the newest retriever's candidates."""
     from corpus.prepared import Prepared
+    from indexer.models import resolved_config
     from rerank.model_info import MODEL_FILE
     from rerank.train import train_reranker
     from retrieval.first_stage import open_first_stage
     from retrieval.model_info import MODEL_FILE as RETRIEVER_FILE
-    from retrieval.model_info import MODEL_FOLDER
+    from retrieval.model_info import MODEL_FOLDER, load_retriever_info
 
     prepared = Prepared(workspace.data)
     first = find_version(workspace.retrievers, None, marker=RETRIEVER_FILE)
-    stage = open_first_stage(prepared, first, config.retriever, workspace.embeddings)
+    settings = resolved_config(load_retriever_info(first), config.retriever)
+    stage = open_first_stage(prepared, first, settings, workspace.embeddings)
     named = config.reranker.teacher
     teacher = None if named is None else find_version(workspace.rerankers, named, marker=MODEL_FILE)
     folder = _version_to_train(workspace.rerankers, MODEL_FILE, fresh=fresh)
@@ -93,7 +95,7 @@ def train_second_stage(
 def train_trees(workspace: Workspace, config: "TandemConfig", *, fresh: bool = False) -> tuple[Path, "BlendInfo"]:
     """Train the next version of the blend on the newest models that fit each other."""
     from corpus.prepared import Prepared
-    from indexer.models import choose_models
+    from indexer.models import choose_models, resolved_config
     from rerank.blend_info import BLEND_FILE
     from rerank.blend_training import train_blend
     from rerank.reranker import open_torch_reranker
@@ -103,7 +105,7 @@ def train_trees(workspace: Workspace, config: "TandemConfig", *, fresh: bool = F
     models = choose_models(workspace, None, None)
     if models.reranker is None or models.reranker_folder is None:
         raise VersionNotFound("expected a trained reranker to blend with, found none; run `tandem train reranker`")
-    settings = models.retriever_config(config.retriever)
+    settings = resolved_config(models.retriever, config.retriever)
     stage = open_first_stage(prepared, models.retriever_folder, settings, workspace.embeddings)
     folder = _version_to_train(workspace.blends, BLEND_FILE, fresh=fresh)
     reranker = open_torch_reranker(models.reranker_folder, prepared.items)

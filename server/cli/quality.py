@@ -19,7 +19,9 @@ def evaluate(
         str, typer.Option(help="train, valid or test. Choose settings on valid, report on test.")
     ] = "test",
     limit: Annotated[int | None, typer.Option(help="Evaluate a seeded sample of so many queries.")] = None,
-    depth: Annotated[int, typer.Option(help="Candidates that the second stage orders.")] = 30,
+    depth: Annotated[
+        int | None, typer.Option(help="Candidates that the cross-encoder reads; the server's number by default.")
+    ] = None,
     relevant_grade: Annotated[float | None, typer.Option(help="Least grade that counts; default: any above 0.")] = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
@@ -34,7 +36,7 @@ def evaluate(
         version=version,
         split=split,
         limit=limit,
-        rerank_depth=depth,
+        rerank_depth=config.server.rerank_depth if depth is None else depth,
         relevant_grade=relevant_grade,
     )
     report(measured, as_json=as_json, text=measured.table())

@@ -2,7 +2,7 @@ import pytest
 
 from corpus.errors import ModelIndexMismatch, VersionNotFound
 from corpus.workspace import Workspace
-from indexer.models import choose_models
+from indexer.models import choose_models, resolved_config
 from rerank.blend_info import BlendInfo
 from rerank.config import BlendConfig, RerankerConfig
 from rerank.features import FEATURE_VERSION, FEATURES, RERANK_FEATURES
@@ -167,7 +167,7 @@ def test_an_unknown_reranker_version_is_refused(workspace):
 def test_what_a_model_reads_stays_as_trained_and_the_indexes_are_configured(workspace, caplog):
     models = choose_models(workspace, None, None)
     wanted = RetrieverConfig(item_fields=("title", "brand"), index=VectorIndexConfig(kind="flat"))
-    stage = models.retriever_config(wanted)
+    stage = resolved_config(models.retriever, wanted)
     assert stage.item_fields == ("title",)
     assert stage.max_query_tokens == 20
     assert stage.index.kind == "flat"
@@ -177,7 +177,7 @@ def test_what_a_model_reads_stays_as_trained_and_the_indexes_are_configured(work
 def test_unchanged_settings_are_not_warned_of(workspace, caplog):
     models = choose_models(workspace, None, None)
     caplog.clear()
-    models.retriever_config(models.retriever.config)
+    resolved_config(models.retriever, models.retriever.config)
     assert not caplog.text
 
 
@@ -185,7 +185,7 @@ def test_the_width_is_the_builds_choice_and_an_untrained_one_is_warned_of(worksp
     models = choose_models(workspace, None, None)
     caplog.clear()
     config = models.retriever.config
-    assert models.retriever_config(config.model_copy(update={"dim": 8})).dim == 8  # the model's own
+    assert resolved_config(models.retriever, config.model_copy(update={"dim": 8})).dim == 8  # the model's own
     assert not caplog.text
-    assert models.retriever_config(config.model_copy(update={"dim": 4})).dim == 4
+    assert resolved_config(models.retriever, config.model_copy(update={"dim": 4})).dim == 4
     assert "dim = 4 is not one that the model was trained to be cut to" in caplog.text
