@@ -23,9 +23,7 @@ class BuildConfig(Section):
     reranker_precision: Precision = "int8"  # of the exported cross-encoder
     n_calibration: Annotated[int, Field(ge=1)] = 300  # queries that int8 export is calibrated on
     n_recall_queries: Annotated[int, Field(ge=1)] = 500  # validation queries to compare the index with exact search on
-    min_ann_recall: Annotated[float, Field(ge=0, le=1)] = (
-        0.99  # of ann_recall@100; ef_search is doubled until it is reached
-    )
+    min_ann_recall: Annotated[float, Field(ge=0, le=1)] = 0.99  # ef_search doubles until ann_recall@100 reaches it
 
 
 class GateConfig(Section):

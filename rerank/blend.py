@@ -67,11 +67,19 @@ class Blend:
         return Blend(self._first, self._second, extractor, self.info)
 
 
-def predict(booster: lightgbm.Booster, features: FloatArray) -> FloatArray:
-    """Run a model on one thread: a request's few hundred rows are not worth waking others; float32 (n,)."""
+def predict(booster: lightgbm.Booster, features: FloatArray, *, n_trees: int | None = None) -> FloatArray:
+    """Run a model on one thread: a request's few hundred rows are not worth waking others.
+
+    Args:
+        booster: The model.
+        features: float32 (n, n_features).
+        n_trees: How many of its trees to heed; None: the best number, where training noted one, else all.
+    Returns:
+        float32 (n,).
+    """
     if not len(features):
         return np.empty(0, dtype=np.float32)
-    scores: FloatArray = booster.predict(features, num_threads=1).astype(np.float32)
+    scores: FloatArray = booster.predict(features, num_iteration=n_trees, num_threads=1).astype(np.float32)
     return scores
 
 

@@ -131,30 +131,32 @@ def _fit(
         config: Of the trees.
         names: Of the features.
     """
-    held_out: list[FloatArray] = [np.empty(0, dtype=np.float32)] * len(lists)
-    trees: list[int] = []
+    boosters: list[lightgbm.Booster] = []
     n_folds = int(fold.max()) + 1
     parts = [(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in range(n_folds)]
     usable = [(inside, outside) for inside, outside in parts if len(inside) and len(outside)]
     for inside, outside in track(usable, description="cross-validating the blend"):
         train = _dataset(lists, features, start, inside, names)
         valid = _dataset(lists, features, start, outside, names, reference=train)
-        booster = lightgbm.train(
-            _parameters(config),
-            train,
-            num_boost_round=config.max_trees,
-            valid_sets=[valid],
-            callbacks=[lightgbm.early_stopping(config.patience, verbose=False)],
+        boosters.append(
+            lightgbm.train(
+                _parameters(config),
+                train,
+                num_boost_round=config.max_trees,
+                valid_sets=[valid],
+                callbacks=[lightgbm.early_stopping(config.patience, verbose=False)],
+            )
         )
-        trees.append(booster.best_iteration)
+    n_trees = max(1, round(float(np.mean([booster.best_iteration for booster in boosters]))))
+    held_out: list[FloatArray] = [np.empty(0, dtype=np.float32)] * len(lists)
+    for booster, (_, outside) in zip(boosters, usable, strict=True):
         for number in outside.tolist():
-            scores = predict(booster, features[number])
+            # as many trees for all folds: each fold's own best number is chosen by the very lists that are held out
+            scores = predict(booster, features[number], n_trees=n_trees)
             held_out[number] = scores if start is None else scores + start[number]
     everything = np.arange(len(lists))
     booster = lightgbm.train(
-        _parameters(config),
-        _dataset(lists, features, start, everything, names),
-        num_boost_round=max(1, round(float(np.mean(trees or [config.max_trees])))),
+        _parameters(config), _dataset(lists, features, start, everything, names), num_boost_round=n_trees
     )
     return _Fitted(booster=booster, held_out=held_out)
 

@@ -44,7 +44,7 @@ def measured(tiny_items, dataset, tmp_path_factory):
     (store / "tandem.toml").write_text("")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quality, "RESULTS", results)
-        quality.measure("tests", dataset, shared=root, store=store, quick=False, overrides=[])
+        quality.measure("tests", dataset, root, store, quick=False, peer=True, overrides=[])
     return store, results
 
 
@@ -94,7 +94,7 @@ def test_the_peer_learns_as_many_steps_as_the_retriever(measured):
 def test_a_second_call_only_evaluates(measured, dataset, tmp_path, monkeypatch):
     store, results = measured
     monkeypatch.setattr(quality, "RESULTS", tmp_path)
-    quality.measure("tests", dataset, shared=tmp_path, store=store, quick=False, overrides=[])
+    quality.measure("tests", dataset, tmp_path, store, quick=False, peer=True, overrides=[])
     again = json.loads((tmp_path / "quality-tests.json").read_text())
     first = json.loads((results / "quality-tests.json").read_text())
     assert "train retriever" not in again["seconds"]

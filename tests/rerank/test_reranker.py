@@ -243,7 +243,8 @@ class Trees:
         self.names = names
         self.score = score
 
-    def predict(self, features: np.ndarray, num_threads: int) -> np.ndarray:
+    def predict(self, features: np.ndarray, *, num_iteration: int | None, num_threads: int) -> np.ndarray:
+        assert num_iteration is None
         assert features.shape[1] == len(self.names)
         return self.score(dict(zip(self.names, features.T, strict=True)))
 
@@ -329,6 +330,20 @@ def test_a_deadline_that_has_passed_leaves_the_order_of_the_first_model(build):
     assert (answer.degraded, answer.n_scored, engine.n_run) == (DEADLINE, 0, 0)
     assert answer.order.tolist() == list(range(9, -1, -1))
     assert answer.scores.tolist() == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
+
+
+def test_broken_trees_leave_the_order_of_the_cross_encoder_and_say_so(build, caplog):
+    def broken(_features: dict[str, np.ndarray]) -> np.ndarray:
+        raise RuntimeError("no such tree")
+
+    blend = upside_down()
+    blend._first = Trees(FEATURES, broken)
+    answer = build(float, weight=0.3, blend=blend)[0].rerank("red shoe", (), candidates(10))
+    check(answer, 10)
+    want = build(float, weight=0.3)[0].rerank("red shoe", (), candidates(10))
+    np.testing.assert_array_equal(answer.order, want.order)
+    assert (answer.n_scored, answer.degraded) == (10, FAILED)
+    assert "the blend failed" in caplog.text
 
 
 def test_a_depth_of_zero_leaves_the_order_of_the_first_model(build):
