@@ -29,6 +29,11 @@ def dataset(tiny_encoder_folder, tiny_bert_folder) -> DataSet:
             "reranker.train.max_steps": 2,
             "reranker.train.lists_per_batch": 2,
             "reranker.train.list_size": 4,
+            "blend.min_searches": 20,
+            "blend.min_leaf": 5,
+            "blend.max_trees": 5,
+            "blend.rerank_depth": 5,
+            "blend.n_folds": 2,
             "build.n_calibration": 8,
             "build.reranker_precision": "fp32",
         },
@@ -44,7 +49,7 @@ def measured(tiny_items, dataset, tmp_path_factory):
     (store / "tandem.toml").write_text("")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quality, "RESULTS", results)
-        quality.measure("tests", dataset, root, store, quick=False, peer=True, overrides=[])
+        quality.measure("tests", dataset, shared=root, store=store, quick=False, peer=True, overrides=[])
     return store, results
 
 
@@ -62,6 +67,8 @@ def test_the_report_holds_the_floors_the_peer_and_every_stage(measured):
         "hybrid",
         "two stages",
         "two stages + history",
+        "full chain, no history",
+        "full chain",
     ]
     assert (results / "quality-tests.png").read_bytes().startswith(b"\x89PNG")
     assert (results / "quality-tests.md").read_text().startswith("# Quality on tests\n")
@@ -79,6 +86,7 @@ def test_a_results_file_records_what_it_takes_to_measure_again(measured):
     assert set(document["seconds"]) == {
         "train retriever",
         "train reranker",
+        "train blend",
         "build",
         "do-it-yourself stack",
         "evaluate",
@@ -94,11 +102,25 @@ def test_the_peer_learns_as_many_steps_as_the_retriever(measured):
 def test_a_second_call_only_evaluates(measured, dataset, tmp_path, monkeypatch):
     store, results = measured
     monkeypatch.setattr(quality, "RESULTS", tmp_path)
-    quality.measure("tests", dataset, tmp_path, store, quick=False, peer=True, overrides=[])
+    quality.measure("tests", dataset, shared=tmp_path, store=store, quick=False, peer=True, overrides=[])
     again = json.loads((tmp_path / "quality-tests.json").read_text())
     first = json.loads((results / "quality-tests.json").read_text())
     assert "train retriever" not in again["seconds"]
     assert again["report"]["rows"] == first["report"]["rows"]
+
+
+def test_the_peer_can_be_left_out(measured, dataset, tmp_path, monkeypatch):
+    store, results = measured
+    monkeypatch.setattr(quality, "RESULTS", tmp_path)
+    quality.measure("tests", dataset, shared=tmp_path, store=store, quick=False, peer=False, overrides=[])
+    alone = json.loads((tmp_path / "quality-tests.json").read_text())
+    first = json.loads((results / "quality-tests.json").read_text())
+    rows = {row["name"]: row["metrics"] for row in first["report"]["rows"]}
+    left = {name for name in rows if not name.startswith("do-it-yourself")}
+    assert {row["name"]: row["metrics"] for row in alone["report"]["rows"]} == {name: rows[name] for name in left}
+    assert set(alone["seconds"]) == {"evaluate"}
+    assert alone["command"].endswith(" --no-peer")
+    assert "--no-peer" not in first["command"]
 
 
 def test_quick_settings_are_settings(tmp_path):
