@@ -29,6 +29,7 @@ QUICK: dict[str, object] = {
     "reranker.train.max_steps": 10,
     "reranker.train.valid_examples": 50,
     "reranker.n_layers": 3,
+    "blend.min_searches": 40,  # of the fewer than 100 that are left
     "build.n_calibration": 50,
     "build.n_recall_queries": 100,
 }

@@ -20,7 +20,7 @@ from benchmarks.datasets import DATA_SETS, QUICK, QUICK_SIZES, DataSet
 from benchmarks.plots import plot_quality
 from benchmarks.thinning import thin
 from corpus.config import load_config
-from corpus.errors import ConfigError
+from corpus.errors import ConfigError, TooLittleData
 from corpus.workspace import Workspace, find_version, versions
 from server.cli import bundles, data
 from server.cli.models import train_first_stage, train_second_stage, train_trees
@@ -81,7 +81,10 @@ def measure(
     if not versions(workspace.rerankers, marker="model.json"):
         seconds["train reranker"] = _timed(lambda: train_second_stage(workspace, config))
     if not versions(workspace.blends, marker="model.json"):
-        seconds["train blend"] = _timed(lambda: train_trees(workspace, config))
+        try:
+            seconds["train blend"] = _timed(lambda: train_trees(workspace, config))
+        except TooLittleData as exc:
+            typer.echo(f"without a blend: {exc}")
     if not versions(workspace.bundles, marker="manifest.json"):
         seconds["build"] = _timed(lambda: bundles.build(store, assignments))
         bundles.publish(store, force=True, reason="a benchmark measures whatever was built")

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -121,6 +122,19 @@ def test_the_peer_can_be_left_out(measured, dataset, tmp_path, monkeypatch):
     assert set(alone["seconds"]) == {"evaluate"}
     assert alone["command"].endswith(" --no-peer")
     assert "--no-peer" not in first["command"]
+
+
+def test_too_few_searches_for_a_blend_are_measured_without(measured, dataset, tmp_path, monkeypatch, capsys):
+    store = shutil.copytree(measured[0], tmp_path / "store")
+    shutil.rmtree(Workspace(store).blends)
+    shutil.rmtree(Workspace(store).bundles)
+    monkeypatch.setattr(quality, "RESULTS", tmp_path)
+    overrides = ["blend.min_searches=1000"]
+    quality.measure("tests", dataset, shared=tmp_path, store=store, quick=False, peer=False, overrides=overrides)
+    document = json.loads((tmp_path / "quality-tests.json").read_text())
+    assert [row["name"] for row in document["report"]["rows"]][-1] == "two stages + history"
+    assert set(document["seconds"]) == {"build", "evaluate"}
+    assert "without a blend: expected at least 1000" in capsys.readouterr().out
 
 
 def test_quick_settings_are_settings(tmp_path):
