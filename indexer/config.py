@@ -30,4 +30,5 @@ class GateConfig(Section):
     """``[gate]``: what a bundle is asked before it is published; ``indexer/gate.py`` has the rules."""
 
     queries: Annotated[int, Field(ge=1)] = 300  # validation searches, a seeded sample; bounds how long publishing takes
+    least_queries: Annotated[int, Field(ge=1)] = 20  # with fewer validation searches to ask, the gate is skipped
     max_slice_loss: Annotated[float, Field(ge=0, le=1)] = 0.02  # MRR@10 that a slice may lose, beyond noise

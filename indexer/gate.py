@@ -2,8 +2,8 @@
 
 The candidate and the bundle in service answer the same seeded sample of validation searches; both are opened as a
 server opens them, and compared search by search (MRR@10, paired bootstrap, 95 % intervals). Relevant is what training
-calls an answer: an item whose label weighs more than 0. The searches are those that no blend was fitted on. A
-candidate is refused if
+calls an answer: an item whose label weighs more than 0. The searches are those that no blend was fitted on. A candidate
+is refused if
 
 - its two stages do not beat its first stage alone: the mean gain is below 0, or the upper end of its interval is not
   above 0 (a second stage that changes nothing costs time for nothing);
@@ -15,9 +15,10 @@ candidate is refused if
 The last two need a bundle in service. Its rows are its own catalogue's: they are compared by item id, and an item that
 the catalogue has lost since keeps its place and answers nothing.
 
-What cannot be measured is skipped, and a note says so: without validation searches, or on a host without prepared data
-or the packages for measuring, where a bundle arrives that was judged elsewhere. Prepared data that are not those of the
-candidate are refused: they are there, so a comparison is expected, and the rows of their labels may name other items.
+What cannot be measured is skipped, and a note says so: with hardly any validation searches, which tell more of chance
+than of the bundle, or on a host without prepared data or the packages for measuring, where a bundle arrives that was
+judged elsewhere. Prepared data that are not those of the candidate are refused: they are there, so a comparison is
+expected, and the rows of their labels may name other items.
 """
 
 import logging
@@ -77,6 +78,10 @@ def judge(workspace: Workspace, version: str | None, config: GateConfig) -> Gate
     examples = [e for e in prepared.examples("valid", limit=config.queries, seed=SEED, part="judging") if _answers(e)]
     if not examples:
         return skipped("no validation search has an answer")
+    if len(examples) < config.least_queries:
+        return skipped(
+            f"{len(examples)} validation searches have an answer; gate.least_queries is {config.least_queries}"
+        )
     logger.info("release gate: %s answers %d validation searches", folder.name, len(examples))
     candidate = _measure(open_bundle(folder), examples, prepared)
     notes: list[str] = []

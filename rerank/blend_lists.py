@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from corpus.events import HistoryEvent
 from corpus.prepared import Example
@@ -41,7 +40,8 @@ def collect_blend_lists(
     """Find the candidates of searches and compute their features.
 
     A share of the searches with a history comes a second time without, so that the trees know both kinds of shopper.
-    Judged searches keep their judged candidates only: an item that nobody judged may be as good as any.
+    In judged searches, what nobody judged counts as irrelevant: some of it is not, but most is, and trees that learned
+    from the judged alone would not know what to keep down.
 
     Args:
         examples: Searches of the validation split.
@@ -61,8 +61,8 @@ def collect_blend_lists(
     lists = []
     for example, draw in zip(examples, generator.random(len(examples)), strict=True):
         candidates = found[example.query]
-        grades, kept = _graded(example, candidates)
-        if len(np.unique(grades[kept])) < 2:
+        grades = _graded(example, candidates)
+        if len(np.unique(grades)) < 2:
             continue
         histories = [example.history]
         if example.history and draw < config.history_dropout:
@@ -72,10 +72,9 @@ def collect_blend_lists(
                 query_id=example.query_id,
                 query=example.query,
                 history=history,
-                candidates=candidates.take(kept),
-                # of all candidates, as they are served: ranks and gaps would be others among the judged alone
-                features=extractor.features(example.query, history, candidates)[kept],
-                grades=grades[kept],
+                candidates=candidates,
+                features=extractor.features(example.query, history, candidates),
+                grades=grades,
             )
             for history in histories
         ]
@@ -90,9 +89,7 @@ def folds(lists: Sequence[BlendList], n_folds: int, seed: int) -> IntArray:
     return np.array([fold_of[entry.query] for entry in lists], dtype=np.int64)
 
 
-def _graded(example: Example, candidates: Candidates) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
-    """Return each candidate's grade, and whether it is to be learned from; both (n,)."""
-    grade_of = {label.row: label.grade for label in example.labels}
-    grades = np.array([grade_of.get(row, np.nan) for row in candidates.rows.tolist()], dtype=np.float32)
-    kept = ~np.isnan(grades) if example.timestamp is None else np.ones(len(grades), dtype=np.bool_)
-    return np.nan_to_num(grades, nan=0.0), kept
+def _graded(example: Example, candidates: Candidates) -> FloatArray:
+    """Return each candidate's grade, float32 (n,): 0 for what was judged irrelevant, and for what nobody judged."""
+    grade_of = {label.row: label.grade for label in example.labels if label.weight > 0}
+    return np.array([grade_of.get(row, 0.0) for row in candidates.rows.tolist()], dtype=np.float32)

@@ -20,7 +20,7 @@ from indexer.systems import retrieve
 from rerank.reranker import Reranked
 from tests.indexer.small_models import BUILD, RERANKER, RETRIEVER, copy_of
 
-CONFIG = GateConfig()
+CONFIG = GateConfig(least_queries=1)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +97,15 @@ def test_a_second_stage_that_loses_to_the_first_is_refused(store):
     assert published_lines(store) == []
 
 
+def test_a_handful_of_searches_tells_nothing(store):
+    n_searches = len(Prepared(store.data).examples("valid", part="judging"))
+    outcome = judge(store, "v1", GateConfig(least_queries=n_searches + 1))
+    assert (outcome.verdict, outcome.checks) == ("skipped", ())
+    assert outcome.notes == (
+        f"{n_searches} validation searches have an answer; gate.least_queries is {n_searches + 1}",
+    )
+
+
 def test_a_first_bundle_passes_by_its_own_merits_and_the_line_keeps_what_the_gate_found(store, serve_with):
     serve_with(v1=Knowing(Prepared(store.data)))
     outcome = judge(store, "v1", CONFIG)
@@ -158,7 +167,7 @@ def test_a_history_that_is_read_to_the_shoppers_loss_is_refused(store, serve_wit
 def test_the_sample_is_bounded_and_the_same_for_every_candidate(store, serve_with):
     knowing = Knowing(Prepared(store.data))
     serve_with(v1=knowing, v2=knowing)
-    first, second = (judge(store, version, GateConfig(queries=5)) for version in ("v1", "v2"))
+    first, second = (judge(store, version, GateConfig(queries=5, least_queries=1)) for version in ("v1", "v2"))
     assert first.checks[0].n_queries == 5
     assert first.checks == second.checks
 

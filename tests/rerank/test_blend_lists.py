@@ -7,7 +7,7 @@ import pytest
 from corpus.prepared import Example, Label, Prepared
 from rerank.blend_lists import BlendList, collect_blend_lists, folds
 from rerank.config import BlendConfig
-from rerank.features import FEATURES, FeatureExtractor
+from rerank.features import FeatureExtractor
 
 CONFIG = BlendConfig(depth=20, history_dropout=0.0)
 
@@ -87,18 +87,26 @@ def judged(examples, word_retriever) -> Example:
     return replace(examples[0], timestamp=None, user_id=None, history=(), labels=labels)
 
 
-def test_a_judged_search_keeps_its_judged_candidates_alone(collect, judged, word_retriever):
+def test_in_a_judged_search_what_nobody_judged_counts_as_irrelevant(collect, judged, word_retriever):
     (entry,) = collect([judged])
-    rows = word_retriever.retrieve(judged.query, 20).rows
-    np.testing.assert_array_equal(entry.candidates.rows, rows[[2, 7, 12]])
-    assert entry.grades.tolist() == [0.0, 2.0, 3.0]
+    found = word_retriever.retrieve(judged.query, 20)
+    np.testing.assert_array_equal(entry.candidates.rows, found.rows)
+    want = np.zeros(20)
+    want[[7, 12]] = 2.0, 3.0
+    np.testing.assert_array_equal(entry.grades, want)
+
+
+def test_an_item_judged_irrelevant_is_no_better_than_one_that_nobody_judged(collect, judged, word_retriever):
+    rows = word_retriever.retrieve(judged.query, 20).rows.tolist()
+    poor = Label(row=rows[2], weight=0.0, grade=1.0)  # the lowest grade of a scale from 1
+    (entry,) = collect([replace(judged, labels=(*judged.labels[:1], poor))])
+    assert (entry.grades[2], entry.grades[7]) == (0.0, 2.0)
 
 
 def test_a_judged_candidate_has_the_features_that_it_is_served_with(collect, judged, word_retriever, extractor):
     (entry,) = collect([judged])
     served = extractor.features(judged.query, (), word_retriever.retrieve(judged.query, 20))
-    np.testing.assert_array_equal(entry.features, served[[2, 7, 12]])
-    assert entry.features[:, FEATURES.index("retrieval_rank")].tolist() == [2, 7, 12]
+    np.testing.assert_array_equal(entry.features, served)
 
 
 def test_all_lists_of_one_query_are_in_one_fold_and_folds_are_even(collect, examples):
