@@ -137,7 +137,7 @@ def _decayed(pairs: Pairs, half_life_days: float | None) -> FloatArray:
     times = np.sort(pairs.timestamp[~np.isnat(pairs.timestamp)])
     if half_life_days is None or not len(times):
         return pairs.weight
-    newest = times[int(0.999 * (len(times) - 1))]
+    newest = times[int(np.ceil(0.999 * (len(times) - 1)))]
     days = np.maximum((newest - pairs.timestamp) / _DAY, 0.0)
     decay = np.exp2(-np.nan_to_num(days) / half_life_days)  # what has no time is as good as new
     decayed: FloatArray = (pairs.weight * decay).astype(np.float32)

@@ -59,7 +59,7 @@ valid_examples = 30
 learning_rate = 1e-3
 
 [blend]
-min_searches = 10
+min_searches = 3
 max_reranked = 40
 depth = 50
 rerank_depth = 10

@@ -117,6 +117,12 @@ def test_what_has_no_time_is_as_good_as_new(encoder: TextEncoder):
     np.testing.assert_allclose(behaviour.recent[[1, 2, 4]], [1, 0.5, 1])
 
 
+def test_a_wrong_clock_does_not_make_all_others_old(encoder: TextEncoder):
+    days = [("pan", 1, 1.0, -1, "2026-01-08")] * 1500
+    behaviour = build(encoder, *days, ("pan", 2, 1.0, -1, "2037-01-01"), trend_days=7.0)
+    np.testing.assert_allclose(behaviour.recent[[1, 2]], [1500, 1])
+
+
 def test_before_the_first_choice_the_tables_are_empty(encoder: TextEncoder):
     behaviour = build(encoder, half_life_days=3.0)
     assert len(behaviour.queries) == 0

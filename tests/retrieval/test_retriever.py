@@ -169,6 +169,8 @@ def test_what_the_log_knows_joins_with_its_weight(retriever, log):
 
 def test_a_log_of_no_weight_is_not_asked(retriever, log):
     class Silent:
+        dim = None
+
         def search(self, vector, k):
             raise AssertionError("asked")
 
