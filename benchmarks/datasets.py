@@ -1,6 +1,6 @@
 """The data sets that quality is measured on, and the settings each one is trained with.
 
-Settings were chosen on the validation split; the test split is only reported on. ``QUICK`` is for daily use: the
+Settings were chosen on the validation split, numbers of steps by the time they take. ``QUICK`` is for daily use: the
 same code on few steps and a cut-down store, in some minutes on two free cores.
 """
 
