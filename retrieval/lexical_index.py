@@ -21,10 +21,11 @@ from retrieval.arrays import FloatArray, IntArray, check_depth
 from retrieval.config import TEXT_FIELDS, LexicalConfig
 from retrieval.identifiers import Identifier, item_terms, query_identifiers
 from retrieval.lexical_text import segment_item, segment_query, without_runs
+from retrieval.row_set import RowSet
 from retrieval.spelling import Speller, Word
 
 SETTINGS_FILE = "lexical.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 ANALYSER = "tandem"
 LOCKS = ".tantivy-*.lock"
 ROW = "row"
@@ -33,6 +34,7 @@ SPELLING = "spelling"  # words as they are spelt, in no field of their own
 SPELLING_ANALYSER = "tandem-spelling"
 MAX_WORD_CHARACTERS = 64  # what is longer is no word
 MAX_QUERY_TERMS = 64  # distinct ones; bounds the time of a pasted page
+FEW_ROWS = 10_000  # looking so many up costs less than reading the lists that hold them
 WRITER_HEAP_BYTES = 256 * 1024 * 1024
 
 
@@ -133,13 +135,16 @@ class LexicalIndex:
     def __len__(self) -> int:
         return int(self._searcher.num_docs)
 
-    def search(self, query: str, k: int, *, spelling: bool = True) -> tuple[IntArray, FloatArray]:
+    def search(
+        self, query: str, k: int, *, spelling: bool = True, allowed: RowSet | None = None
+    ) -> tuple[IntArray, FloatArray]:
         """Find the items that share words or identifiers with a text.
 
         Args:
             query: Any text; one without a word of the catalogue finds nothing.
             k: Most items.
             spelling: Search for ``correct(query)``, where that differs; False searches for what was typed.
+            allowed: Rows to search among; None: all.
         Returns:
             Rows int64 (n,) and scores float32 above 0 (BM25 plus identifiers), best first; equal ones in row order.
         Raises:
@@ -147,21 +152,41 @@ class LexicalIndex:
             ArtefactError: If the index fails.
         """
         check_depth(k)
-        k = min(k, len(self))
+        k = min(k, len(self) if allowed is None else len(allowed))
         query = unicodedata.normalize("NFKC", query)
         try:
             query = (self._corrected(query) if spelling else None) or query
             clauses = [*self._words(query), *self._identifiers(query)]
             if not clauses or not k:
                 return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
-            disjunction = tantivy.Query.boolean_query([(tantivy.Occur.Should, clause) for clause in clauses])
-            hits = self._searcher.search(disjunction, limit=k, count=False).hits
-            rows = np.array(self._searcher.fast_field_values(ROW, [address for _, address in hits]), dtype=np.int64)
+            words = tantivy.Query.boolean_query([(tantivy.Occur.Should, clause) for clause in clauses])
+            rows, scores = self._hits(words, k) if allowed is None else self._hits_among(words, k, allowed)
         except ValueError as exc:
             raise ArtefactError(f"the lexical index failed: {exc}; build the bundle again") from exc
-        scores = np.array([score for score, _ in hits], dtype=np.float32)
         order = np.lexsort((rows, -scores))
         return rows[order], scores[order]
+
+    def _hits(self, query: Any, k: int) -> tuple[IntArray, FloatArray]:  # noqa: ANN401 - tantivy.Query
+        """Return the k best rows of a query and their scores."""
+        hits = self._searcher.search(query, limit=k, count=False).hits
+        rows = np.array(self._searcher.fast_field_values(ROW, [address for _, address in hits]), dtype=np.int64)
+        return rows, np.array([score for score, _ in hits], dtype=np.float32)
+
+    def _hits_among(self, words: Any, k: int, allowed: RowSet) -> tuple[IntArray, FloatArray]:  # noqa: ANN401
+        """Return the k best of some rows: few are asked for, from among many the others are dropped."""
+        if len(allowed) <= FEW_ROWS:
+            rows_query = tantivy.Query.term_set_query(self._schema, ROW, allowed.rows.tolist())
+            without_score = tantivy.Query.boost_query(tantivy.Query.const_score_query(rows_query, 0.0), 0.0)
+            return self._hits(
+                tantivy.Query.boolean_query([(tantivy.Occur.Must, words), (tantivy.Occur.Must, without_score)]), k
+            )
+        limit = min(len(self), math.ceil(1.5 * k * len(self) / len(allowed)) + 10)
+        while True:
+            rows, scores = self._hits(words, limit)
+            kept = np.flatnonzero(allowed.mask[rows])
+            if len(kept) >= k or len(rows) < limit or limit == len(self):
+                return rows[kept[:k]], scores[kept[:k]]
+            limit = min(len(self), 4 * limit)
 
     def correct(self, query: str) -> str | None:
         """Mend the words of a query that the catalogue lacks; see ``retrieval.spelling``.
@@ -278,8 +303,8 @@ def _schema() -> Any:  # noqa: ANN401 - tantivy.Schema
         builder.add_text_field(name, tokenizer_name=ANALYSER, index_option="freq")
     builder.add_text_field(SPELLING, tokenizer_name=SPELLING_ANALYSER, index_option="basic")
     builder.add_text_field(IDENTIFIER, tokenizer_name="whitespace", index_option="basic")
-    # a column beside the index: reading it costs nothing measurable, a stored document would be decompressed
-    builder.add_unsigned_field(ROW, fast=True)
+    # a column beside the index too: reading it costs nothing measurable, a stored document would be decompressed
+    builder.add_unsigned_field(ROW, fast=True, indexed=True)
     return builder.build()
 
 

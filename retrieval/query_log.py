@@ -25,6 +25,7 @@ from corpus.errors import ArtefactError
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.config import BehaviourConfig, VectorIndexConfig
 from retrieval.ragged import Ragged
+from retrieval.row_set import RowSet
 from retrieval.vector_index import VectorIndex
 
 HASHES_FILE = "query_hashes.npy"
@@ -149,12 +150,13 @@ class QueryLog:
         rows, weights = self.choices.of(place)
         return Chosen(rows=rows.astype(np.int64), weights=np.asarray(weights), total=float(self.totals[place]))
 
-    def search(self, vector: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
+    def search(self, vector: FloatArray, k: int, *, allowed: RowSet | None = None) -> tuple[IntArray, FloatArray]:
         """Find the items that were chosen most after queries like this one.
 
         Args:
             vector: float32 (dim,), the query's embedding.
             k: Most items.
+            allowed: Rows to search among; None: all.
         Returns:
             Rows int64 (n,) and scores float32 in (0, 1), best first, equal scores in row order.
         """
@@ -167,6 +169,9 @@ class QueryLog:
         weights = np.concatenate([values * near_j for (_, values), near_j in zip(found, nearness, strict=True)])
         mass = float(nearness @ self.totals[near]) + self._config.prior
         scores = (np.bincount(places, weights=weights, minlength=len(rows)) / mass).astype(np.float32)
+        if allowed is not None:
+            kept = allowed.mask[rows]
+            rows, scores = rows[kept], scores[kept]
         best = np.lexsort((rows, -scores))[:k]
         return rows[best].astype(np.int64), scores[best]
 

@@ -18,6 +18,7 @@ from retrieval.lexical_index import LexicalIndex
 from retrieval.model_info import MODEL_FOLDER, load_retriever_info
 from retrieval.passages import passages
 from retrieval.query_log import QueryLog
+from retrieval.row_set import RowSet
 from retrieval.vector_index import VectorIndex
 
 __all__ = ["Candidates", "Retriever", "build_retriever"]
@@ -80,39 +81,45 @@ class Retriever:
         """Return a retriever over the same parts with another log."""
         return Retriever(self.encoder, self.vector_index, self.lexical_index, self.weights, query_log)
 
-    def retrieve(self, query: str, k: int, *, exact: bool = False) -> Candidates:
+    def retrieve(self, query: str, k: int, *, exact: bool = False, allowed: RowSet | None = None) -> Candidates:
         """Find candidates for one query.
 
         Args:
             query: Normalised (``corpus.queries.normalize_query``).
             k: Most candidates; each channel is asked for as many.
             exact: Compare the query with every item's embedding instead of searching approximately.
+            allowed: Rows to search among, in every channel; None: all.
         Returns:
-            At most k candidates, best first: k of them unless the catalogue is smaller or embeddings weigh nothing.
+            At most k candidates, best first: k of them unless fewer are allowed or embeddings weigh nothing.
         Raises:
             InputError: If k is below 1.
         """
-        return self.retrieve_batch([query], k, exact=exact)[0]
+        return self.retrieve_batch([query], k, exact=exact, allowed=allowed)[0]
 
-    def retrieve_batch(self, queries: Sequence[str], k: int, *, exact: bool = False) -> list[Candidates]:
+    def retrieve_batch(
+        self, queries: Sequence[str], k: int, *, exact: bool = False, allowed: RowSet | None = None
+    ) -> list[Candidates]:
         """Find candidates for several queries at once; see ``retrieve``."""
-        return [fuse(pool, self.weights, k) for pool in self._pools(queries, k, self.weights, exact=exact)]
+        pools = self._pools(queries, k, self.weights, exact=exact, allowed=allowed)
+        return [fuse(pool, self.weights, k) for pool in pools]
 
     def pools(self, queries: Sequence[str], k: int) -> list[Pool]:
         """Return the union of all channels' k best for each query, not yet fused."""
-        return self._pools(queries, k, FusionWeights(dense=0.5, behaviour=0.5), exact=False)
+        return self._pools(queries, k, FusionWeights(dense=0.5, behaviour=0.5), exact=False, allowed=None)
 
-    def _pools(self, queries: Sequence[str], k: int, weights: FusionWeights, *, exact: bool) -> list[Pool]:
+    def _pools(
+        self, queries: Sequence[str], k: int, weights: FusionWeights, *, exact: bool, allowed: RowSet | None
+    ) -> list[Pool]:
         """Ask the channels that weigh anything."""
         check_depth(k)
         vectors = self.encoder.encode(queries)  # (n_queries, dim)
-        hits = self.vector_index.search(vectors, k, exact=exact)
+        hits = self.vector_index.search(vectors, k, exact=exact, allowed=allowed)
         log = self.query_log if weights.behaviour > 0 else None
         pools = []
         for query, vector, ids, scores in zip(queries, vectors, hits.ids, hits.scores, strict=True):
             found = ids >= 0
-            words = self.lexical_index.search(query, k) if weights.dense < 1 else _NOTHING
-            chosen = log.search(vector, k) if log is not None else _NOTHING
+            words = self.lexical_index.search(query, k, allowed=allowed) if weights.dense < 1 else _NOTHING
+            chosen = log.search(vector, k, allowed=allowed) if log is not None else _NOTHING
             pools.append(make_pool((ids[found], scores[found]), words, chosen, partial(self._cosines, vector)))
         return pools
 

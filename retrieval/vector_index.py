@@ -8,9 +8,12 @@ from typing import Any
 import faiss
 import numpy as np
 
-from corpus.errors import ArtefactError, ConfigError, DeviceUnavailable, DimensionMismatch, UnknownItem
+from corpus.errors import ArtefactError, ConfigError, DeviceUnavailable, DimensionMismatch, InputError, UnknownItem
 from retrieval.arrays import FloatArray, IntArray, as_embeddings, check_depth
 from retrieval.config import VectorIndexConfig
+from retrieval.row_set import RowSet
+
+FEW_ROWS = 2_000  # comparing with so few is cheaper than walking a graph around all the others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,46 +106,56 @@ class VectorIndex:
     def __len__(self) -> int:
         return int(self._index.ntotal)
 
-    def search(self, queries: FloatArray, k: int, *, exact: bool = False) -> VectorHits:
+    def search(self, queries: FloatArray, k: int, *, exact: bool = False, allowed: RowSet | None = None) -> VectorHits:
         """Find the items with the greatest inner product.
 
         Args:
             queries: float32 (n_queries, dim), L2-normalised.
             k: Items per query; more than there are gives all.
             exact: Compare with every item, whatever the kind of index.
+            allowed: Rows to search among; None: all.
         Returns:
-            Hits, best first; equal scores in row order.
+            Hits, best first; equal scores in row order. min(k, n allowed) of them per query.
         Raises:
             DimensionMismatch: If the shape is not (n_queries, dim).
-            InputError: If a number is not finite or k is below 1.
+            InputError: If a number is not finite, k is below 1, or the rows are of another catalogue.
             DeviceUnavailable: If the GPU fails.
         """
         queries = as_embeddings(queries, self.dim)
         check_depth(k)
-        k = min(k, len(self))
+        if allowed is not None and allowed.n_items != len(self):
+            raise InputError(f"expected rows of a catalogue of {len(self)} items, got ones of {allowed.n_items}")
+        k = min(k, len(self) if allowed is None else len(allowed))
         if k == 0 or len(queries) == 0:
             shape = (len(queries), k)
             return VectorHits(ids=np.empty(shape, dtype=np.int64), scores=np.empty(shape, dtype=np.float32))
-        if exact or self.config.kind == "flat":
-            scores, ids = self._search_flat(queries, k)
+        if allowed is not None and len(allowed) <= FEW_ROWS:
+            scores, ids = self._search_rows(queries, k, allowed.rows)
+        elif exact or self.config.kind == "flat":
+            scores, ids = self._search_flat(queries, k, allowed)
         else:
             # a beam narrower than k could not return k items
-            options = faiss.SearchParametersHNSW(efSearch=max(self.config.ef_search, k))  # type: ignore[attr-defined]
+            options = faiss.SearchParametersHNSW(  # type: ignore[attr-defined]
+                efSearch=max(self.config.ef_search, k), sel=_selector(allowed)
+            )
             scores, ids = self._index.search(queries, k, params=options)
             # the graph may not lead to k items: complete short rows, so that a page is never short
             short = np.flatnonzero(ids[:, -1] < 0)
             if len(short):
-                scores[short], ids[short] = self._search_flat(queries[short], k)
+                scores[short], ids[short] = self._search_flat(queries[short], k, allowed)
         order = np.lexsort((ids, -scores), axis=-1)
         return VectorHits(ids=np.take_along_axis(ids, order, -1), scores=np.take_along_axis(scores, order, -1))
 
-    def search_one(self, query: FloatArray, k: int, *, exact: bool = False) -> tuple[IntArray, FloatArray]:
+    def search_one(
+        self, query: FloatArray, k: int, *, exact: bool = False, allowed: RowSet | None = None
+    ) -> tuple[IntArray, FloatArray]:
         """Find the items with the greatest inner product to one query.
 
         Args:
             query: float32 (dim,), L2-normalised.
             k: Items; more than there are gives all.
             exact: Compare with every item, whatever the kind of index.
+            allowed: Rows to search among; None: all.
         Returns:
             Rows int64 (min(k, n_items),) and scores float32, best first, without padding.
         Raises:
@@ -151,7 +164,7 @@ class VectorIndex:
         """
         if np.ndim(query) != 1:
             raise DimensionMismatch(f"expected one ({self.dim},) query embedding, got shape {np.shape(query)}")
-        hits = self.search(np.asarray(query)[None], k, exact=exact)
+        hits = self.search(np.asarray(query)[None], k, exact=exact, allowed=allowed)
         found = hits.ids[0] >= 0
         return hits.ids[0][found], hits.scores[0][found]
 
@@ -173,9 +186,16 @@ class VectorIndex:
         vectors: FloatArray = self._stored.reconstruct_batch(rows)
         return vectors
 
-    def _search_flat(self, queries: FloatArray, k: int) -> tuple[FloatArray, IntArray]:
-        if self._gpu is None:
-            scores, ids = self._stored.search(queries, k)
+    def _search_rows(self, queries: FloatArray, k: int, rows: IntArray) -> tuple[FloatArray, IntArray]:
+        """Compare with some rows alone."""
+        scores = queries @ self.vectors_of(rows).T  # (n_queries, n_rows)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(scores, best, axis=1), rows[best]
+
+    def _search_flat(self, queries: FloatArray, k: int, allowed: RowSet | None) -> tuple[FloatArray, IntArray]:
+        if self._gpu is None or allowed is not None:  # FAISS's GPU indexes heed no selector
+            options = faiss.SearchParameters(sel=_selector(allowed))  # type: ignore[call-arg]
+            scores, ids = self._stored.search(queries, k, params=options)
             return scores, ids
         try:
             with self._gpu_lock:  # FAISS's GPU indexes are not thread-safe, not even for reading
@@ -183,6 +203,10 @@ class VectorIndex:
         except RuntimeError as exc:
             raise DeviceUnavailable(f"the GPU failed to search: {exc}; set retriever.index.device to cpu") from exc
         return scores, ids
+
+
+def _selector(allowed: RowSet | None) -> Any:  # noqa: ANN401 - a faiss selector
+    return None if allowed is None else faiss.IDSelectorBitmap(allowed.bitmap)  # type: ignore[call-arg, arg-type]
 
 
 def _to_gpu(index: Any, config: VectorIndexConfig) -> Any:  # noqa: ANN401 - a faiss index

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from corpus.errors import ArtefactError, ConfigError, InputError
 from corpus.items import Item, ItemTable
+from retrieval import lexical_index
 from retrieval.config import LexicalConfig
 from retrieval.lexical_index import SETTINGS_FILE, LexicalIndex
+from retrieval.row_set import RowSet
 
 TITLE_ONLY = LexicalConfig(title=1, brand=0, category=0, description=0, attributes=0, identifier=0)
 
@@ -332,3 +334,20 @@ def test_building_where_a_file_is_in_the_way_is_an_artefact_error(tmp_path):
     (tmp_path / "lexical").write_text("in the way")
     with pytest.raises(ArtefactError, match="check the folder"):
         LexicalIndex.build(table("lamp"), TITLE_ONLY, tmp_path / "lexical")
+
+
+@pytest.mark.parametrize("few_rows", [0, 10_000], ids=["dropping the others", "asking for the rows"])
+@pytest.mark.parametrize("chosen", [[7], [90, 3, 500, 41], list(range(0, 600, 2))], ids=["one", "four", "half"])
+def test_search_among_some_rows_is_the_whole_ranking_without_the_others(monkeypatch, few_rows, chosen):
+    monkeypatch.setattr(lexical_index, "FEW_ROWS", few_rows)
+    index = LexicalIndex.build(table(*(f"lamp {'red ' * (row % 7)}{row}" for row in range(600))), TITLE_ONLY)
+    all_rows, all_scores = index.search("red lamp", 600)
+    kept = np.isin(all_rows, chosen)
+    rows, scores = index.search("red lamp", 20, allowed=RowSet.of(np.array(chosen), 600))
+    assert rows.tolist() == all_rows[kept][:20].tolist()
+    np.testing.assert_allclose(scores, all_scores[kept][:20], rtol=1e-6)
+
+
+def test_no_allowed_row_means_no_hit(index, tiny_items):
+    rows, _ = index.search("bottle", 5, allowed=RowSet.of(np.array([], dtype=np.int64), len(tiny_items)))
+    assert len(rows) == 0

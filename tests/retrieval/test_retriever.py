@@ -12,6 +12,7 @@ from retrieval.model_info import FusionInfo, RetrieverModelInfo
 from retrieval.passages import passages
 from retrieval.query_log import QueryLog
 from retrieval.retriever import Retriever, build_retriever
+from retrieval.row_set import RowSet
 from retrieval.vector_index import VectorIndex
 
 CONFIG = RetrieverConfig(base_model="tiny", max_item_tokens=24, max_query_tokens=16)
@@ -171,7 +172,7 @@ def test_a_log_of_no_weight_is_not_asked(retriever, log):
     class Silent:
         dim = None
 
-        def search(self, vector, k):
+        def search(self, vector, k, *, allowed=None):
             raise AssertionError("asked")
 
     got = retriever.with_query_log(Silent()).retrieve("steel pan", 10)
@@ -224,3 +225,14 @@ def test_parts_that_do_not_belong_together_are_refused(retriever, vectors, tiny_
         Retriever(retriever.encoder, VectorIndex.build(vectors[:, :16], flat), lexical, retriever.weights)
     with pytest.raises(ModelIndexMismatch, match="59 vectors and 60 texts"):
         Retriever(retriever.encoder, VectorIndex.build(vectors[:59], flat), lexical, retriever.weights)
+
+
+def test_every_channel_searches_among_the_allowed_rows_alone(retriever, log):
+    asking = retriever.with_query_log(log).with_weights(FusionWeights(dense=0.5, behaviour=0.3))
+    allowed = RowSet.of(np.array([3, 8, 21, 40]), 60)
+    got = asking.retrieve("steel pan", 10, allowed=allowed)
+    assert sorted(got.rows.tolist()) == [3, 8, 21, 40]  # all of them: a page is full whatever the filter
+    assert got.behaviour[got.rows.tolist().index(3)] > 0
+    found = asking.retrieve("steel pan", 60)
+    for row, dense in zip(got.rows.tolist(), got.dense.tolist(), strict=True):
+        assert dense == pytest.approx(found.dense[found.rows.tolist().index(row)], abs=1e-5)

@@ -3,7 +3,9 @@ import numpy as np
 import pytest
 
 from corpus.errors import ArtefactError, ConfigError, DeviceUnavailable, DimensionMismatch, InputError, UnknownItem
+from retrieval import vector_index
 from retrieval.config import VectorIndexConfig
+from retrieval.row_set import RowSet
 from retrieval.vector_index import VectorIndex
 
 FLAT = VectorIndexConfig(kind="flat")
@@ -163,3 +165,22 @@ def test_gpu_matches_cpu(vectors, queries):
         pytest.skip("FAISS has no GPU here")
     index = VectorIndex.build(vectors, VectorIndexConfig(kind="flat", device="gpu"))
     np.testing.assert_array_equal(index.search(queries, 10).ids, exact(queries, vectors, 10))
+
+
+@pytest.mark.parametrize("n_allowed", [3, 40, 700], ids=["fewer than k", "few", "many"])
+@pytest.mark.parametrize("config", [FLAT, HNSW], ids=["flat", "hnsw"])
+def test_search_among_some_rows_fills_the_page_with_the_best_of_them(vectors, queries, config, n_allowed, monkeypatch):
+    monkeypatch.setattr(vector_index, "FEW_ROWS", 100)
+    rows = np.random.default_rng(5).choice(2000, n_allowed, replace=False)
+    hits = VectorIndex.build(vectors, config).search(queries, 10, allowed=RowSet.of(rows, 2000))
+    rows = np.sort(rows)
+    want = rows[exact(queries, vectors[rows], 10)]
+    assert hits.ids.shape == want.shape
+    assert set(hits.ids.ravel()) <= set(rows)
+    recall = np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(hits.ids.tolist(), want.tolist(), strict=True)])
+    assert recall >= (0.95 if config is HNSW else 1)
+
+
+def test_rows_of_another_catalogue_are_refused(vectors, queries):
+    with pytest.raises(InputError, match="catalogue of 2000 items, got ones of 5"):
+        VectorIndex.build(vectors, FLAT).search(queries, 3, allowed=RowSet.of(np.array([1]), 5))
