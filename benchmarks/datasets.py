@@ -57,7 +57,7 @@ DATA_SETS: dict[str, DataSet] = {
             "reranker.base_model": "retriever",
             "reranker.train.max_steps": 200,
         },
-        relevant_grade=2.5,
+        relevant_grade=2.25,  # relevance 2.5 of 3
     ),
     # A few hundred queries, each answered by hundreds of items: masking them would leave hardly a negative.
     **{

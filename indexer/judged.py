@@ -37,6 +37,7 @@ from retrieval.candidates import Candidates
 from retrieval.encoder import TextEncoder
 from retrieval.lexical_index import LexicalIndex
 from retrieval.retriever import Retriever
+from retrieval.row_set import RowSet
 from retrieval.vector_index import VectorIndex
 
 Score = Callable[[str, IntArray], FloatArray]  # query, rows (n,) -> scores (n,), higher is better
@@ -122,7 +123,7 @@ def lexical_score(index: LexicalIndex) -> Score:
     """Return BM25; 0 for an item without any of the query's words."""
 
     def score(query: str, rows: IntArray) -> FloatArray:
-        found, scores = index.search(query, len(index))
+        found, scores = index.search(query, len(rows), allowed=RowSet.of(rows, len(index)))
         known = dict(zip(found.tolist(), scores.tolist(), strict=True))
         return np.array([known.get(row, 0.0) for row in rows.tolist()], dtype=np.float32)
 
@@ -171,7 +172,8 @@ def _behaviour(retriever: Retriever, vector: FloatArray, rows: IntArray) -> Floa
     """Return the share of like searches that chose each item; float32 (n,)."""
     if retriever.query_log is None:
         return np.zeros(len(rows), dtype=np.float32)
-    found, shares = retriever.query_log.search(vector, len(retriever.vector_index))
+    allowed = RowSet.of(rows, len(retriever.vector_index))
+    found, shares = retriever.query_log.search(vector, len(rows), allowed=allowed)
     known = dict(zip(found.tolist(), shares.tolist(), strict=True))
     return np.array([known.get(row, 0.0) for row in rows.tolist()], dtype=np.float32)
 

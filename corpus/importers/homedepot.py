@@ -1,7 +1,8 @@
 """Home Depot product search relevance (Kaggle 2016).
 
 Files: ``catalogue.jsonl[.gz]`` (item_id, title) and ``judgments.csv[.gz]`` (query, item_id, relevance, split), the
-relevance a mean of raters from 1 (irrelevant) to 3 (perfect), the split train or dev by query.
+relevance a mean of raters from 1 (irrelevant) to 3 (perfect), the split train or dev by query. Grades run from 0 to 3
+throughout, 0 for irrelevant, so that a grade is ``1.5 · (relevance - 1)``.
 """
 
 from pathlib import Path
@@ -23,7 +24,9 @@ from corpus.splitting import split_of_query
 from corpus.values import map_text
 
 VALID_SHARE = 0.1  # of the training queries, drawn by a hash of their text
-POSITIVE_GRADE = 2.5  # half of the raters, at least, saw a perfect match
+LEAST_RELEVANCE = 1.0
+STEP = 1.5  # grades per point of relevance: 3 points of grade over 2 of relevance
+POSITIVE_GRADE = STEP * (2.5 - LEAST_RELEVANCE)  # half of the raters, at least, saw a perfect match
 
 
 def import_homedepot(source: Path, out: Path) -> ImportReport:
@@ -41,7 +44,7 @@ def import_homedepot(source: Path, out: Path) -> ImportReport:
     judgments = judged.select(
         "query",
         "item_id",
-        grade=pl.col("relevance").cast(pl.Float64),
+        grade=STEP * (pl.col("relevance").cast(pl.Float64) - LEAST_RELEVANCE),
         split=pl.when(is_test).then(pl.lit("test")).otherwise(drawn),
     )
     counts = {"items": write_items(items, out), "judgments": write_judgments(judgments, out)}
