@@ -70,7 +70,8 @@ def measure(
     assignments = [f"{key}={json.dumps(value)}" for key, value in settings.items()] + overrides
     seconds: dict[str, float] = {}
     if not workspace.config_path.exists():
-        data.init(store, kind=dataset.kind, source=shared / dataset.folder if dataset.folder else None)
+        source = shared / dataset.folder if dataset.folder else None
+        data.init(store, kind=dataset.kind, source=source, searches=dataset.n_searches)
     config = load_config(TandemConfig, workspace.config_path, overrides=assignments)
     if not (workspace.data / "manifest.json").exists():
         seconds["prepare"] = _timed(lambda: data.prepare(store, assignments))

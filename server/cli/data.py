@@ -37,6 +37,8 @@ events = "source/events.csv"        # search, impression, click, add_to_cart, pu
 # item_columns = { item_id = "sku", title = "name" }
 # event_columns = { timestamp = "time", item_id = "sku" }"""
 
+SYNTHETIC_SEARCHES = 12_000
+
 
 def init(
     store: StoreArgument,
@@ -48,13 +50,16 @@ def init(
     ] = None,
     source: Annotated[Path | None, typer.Option(help="The folder that holds the files to import.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the synthetic store.")] = 7,
+    searches: Annotated[
+        int, typer.Option(min=10, max=300_000, help="Searches in the synthetic store's log.")
+    ] = SYNTHETIC_SEARCHES,
     as_json: JsonOption = False,
 ) -> None:
     """Create a store: its folder, its tandem.toml and, with --from, its source files."""
     workspace = Workspace(store)
     if workspace.config_path.exists():
         raise ConfigError(f"{workspace.config_path} exists; choose another folder, or remove it to start again")
-    settings, counts = _fill(workspace, kind, source, seed)
+    settings, counts = _fill(workspace, kind, source, seed, searches)
     lines = "\n".join(f"{key} = {_toml(value)}" for key, value in settings.items()) if kind else OWN_FILES
     text = TEMPLATE.format(data=lines, retriever="", reranker="")
     store.mkdir(parents=True, exist_ok=True)
@@ -81,7 +86,7 @@ def prepare(store: StoreArgument = Path(), overrides: SetOption = None, as_json:
 
 
 def _fill(
-    workspace: Workspace, kind: str | None, source: Path | None, seed: int
+    workspace: Workspace, kind: str | None, source: Path | None, seed: int, searches: int
 ) -> tuple[dict[str, object], dict[str, int]]:
     """Write the source files; return the settings and the counts."""
     if kind is None:
@@ -90,7 +95,7 @@ def _fill(
     if kind == "synthetic":
         from corpus.synthetic import SyntheticConfig, generate
 
-        made = generate(SyntheticConfig(seed=seed), workspace.source)
+        made = generate(SyntheticConfig(seed=seed, n_searches=searches), workspace.source)
         counts = {"items": made.n_items, "searches": made.n_searches, "clicks": made.n_clicks}
         return {"items": "source/items.parquet", "events": "source/events.parquet"}, {
             **counts,

@@ -1,0 +1,35 @@
+import json
+
+import pytest
+
+from server.cli.app import main
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    captured = capsys.readouterr()
+    return int(stop.value.code or 0), captured.out + captured.err
+
+
+def test_a_synthetic_store_has_as_many_searches_as_asked_for(tmp_path, capsys):
+    code, output = run(capsys, "init", str(tmp_path / "store"), "--from", "synthetic", "--searches", "400", "--json")
+    assert code == 0
+    assert json.loads(output)["searches"] == 400
+    code, output = run(capsys, "prepare", str(tmp_path / "store"), "--json")
+    assert code == 0
+    assert json.loads(output)["n_searches"] == 400
+
+
+def test_a_store_is_not_made_twice(tmp_path, capsys):
+    assert run(capsys, "init", str(tmp_path))[0] == 0
+    code, output = run(capsys, "init", str(tmp_path))
+    assert code == 2
+    assert "exists; choose another folder" in output
+
+
+def test_what_to_fill_a_store_from_must_be_known(tmp_path, capsys):
+    code, output = run(capsys, "init", str(tmp_path / "store"), "--from", "shopify")
+    assert code == 2
+    assert "expected --from synthetic" in output
+    assert not (tmp_path / "store" / "tandem.toml").exists()
