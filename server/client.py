@@ -23,7 +23,9 @@ from corpus.errors import (
 )
 from corpus.events import Event, HistoryEvent
 from corpus.items import Item
-from server.messages import EVENT_NUMBERS, item_of, timestamp_message
+from retrieval.facets import Facet, FacetSpec
+from retrieval.filters import Filter, render
+from server.messages import EVENT_NUMBERS, facets_of, item_of, timestamp_message
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.status import violations_of
 
@@ -39,6 +41,8 @@ class SearchOptions(TypedDict, total=False):
     offset: int | None  # results to skip
     retrieval_depth: int | None  # candidates to find
     rerank_depth: int | None  # candidates to rerank; 0 for the order of retrieval
+    filter: str | Filter | None  # what results must meet, as text or as a value of ``retrieval.filters``
+    facets: Sequence[str | FacetSpec]  # what to count; a field alone is counted with the server's limit
     item_fields: Sequence[str]  # fields of Item to fetch besides its id; empty for all
     timeout_s: float | None  # deadline of this call
 
@@ -72,6 +76,7 @@ class SearchResponse:
     model_versions: dict[str, str]  # stage → fingerprint
     degraded: tuple[str, ...]  # what the answer lacks, in words
     stage_timings_ms: dict[str, float]  # stage → wall-clock milliseconds
+    facets: tuple[Facet, ...] = ()  # in the order asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +145,10 @@ class TandemClient:
             request.params.retrieval_depth = retrieval_depth
         if rerank_depth is not None:
             request.params.rerank_depth = rerank_depth
+        wanted = options.get("filter")
+        if wanted is not None:
+            request.filter = wanted if isinstance(wanted, str) else render(wanted)
+        request.facet_specs.extend(_facet_message(facet) for facet in options.get("facets", ()))
         request.read_mask.paths.extend(options.get("item_fields", ()))
         return _response(self._call(self._stub.Search, request, options.get("timeout_s")))
 
@@ -221,11 +230,23 @@ def _response(message: search_pb2.SearchResponse) -> SearchResponse:
         },
         degraded=tuple(degradation.message for degradation in message.degraded),
         stage_timings_ms={timing.stage: timing.duration_ms for timing in message.stage_timings},
+        facets=facets_of(message.facets),
     )
 
 
 def _optional(result: search_pb2.SearchResult, name: Any) -> float | None:  # noqa: ANN401 - a literal of the stubs
     return getattr(result, name) if result.HasField(name) else None
+
+
+def _facet_message(facet: str | FacetSpec) -> search_pb2.FacetSpec:
+    if isinstance(facet, str):
+        return search_pb2.FacetSpec(field=facet)
+    return search_pb2.FacetSpec(
+        field=facet.field,
+        limit=facet.limit,
+        interval_bounds=facet.interval_bounds,
+        excluded_filter_keys=facet.excluded_filter_keys,
+    )
 
 
 def _history_message(event: HistoryEvent) -> search_pb2.HistoryEvent:

@@ -25,7 +25,14 @@ class ServerConfig(Section):
     max_retrieval_depth: int = Field(default=1000, ge=1)  # the most that a request may ask for
     rerank_depth: int = Field(default=RERANK_DEPTH, ge=0)  # of the candidates, how many the cross-encoder reads
     max_rerank_depth: int = Field(default=200, ge=0)  # the most that a request may ask for
-    hide_out_of_stock: bool = False  # drop items whose in_stock is false; unknown stock stays
+    hide_out_of_stock: bool = False  # find no items whose in_stock is false; unknown stock stays
+
+    max_filter_characters: int = Field(default=4096, ge=1)  # of a request's filter
+    max_filter_terms: int = Field(default=200, ge=1)  # comparisons in a filter, each of which looks at every item
+    max_filter_depth: int = Field(default=20, ge=1)  # levels of AND, OR and NOT inside each other
+    max_facets: int = Field(default=20, ge=0)  # in one request; one that leaves conditions out searches once more
+    default_facet_values: int = Field(default=50, ge=1)  # of a facet, where a request names no number
+    max_facet_values: int = Field(default=300, ge=1)  # the most that a request may ask for
 
     default_page_size: int = Field(default=10, ge=1)  # results, where a request names no number
     max_page_size: int = Field(default=100, ge=1)  # the most that a request may ask for
@@ -49,6 +56,7 @@ class ServerConfig(Section):
             ("retrieval_depth", "max_retrieval_depth"),
             ("rerank_depth", "max_rerank_depth"),
             ("default_page_size", "max_page_size"),
+            ("default_facet_values", "max_facet_values"),
         ):
             if getattr(self, name) > getattr(self, limit):
                 raise ValueError(

@@ -1,6 +1,6 @@
 """Between the public contract's messages and the types that the stages speak."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -8,6 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from corpus.events import EventType
 from corpus.items import Item
+from retrieval.facets import Facet, FacetValue
 from server.pb.tandem.search.v1 import search_pb2
 from server.ranking import Degradation, DegradationReason, Hit
 
@@ -97,6 +98,39 @@ def result_messages(hits: Sequence[Hit], fields: frozenset[str]) -> list[search_
         )
         for hit in hits
     ]
+
+
+def facet_messages(facets: Sequence[Facet]) -> list[search_pb2.Facet]:
+    """Write the counts of facets."""
+    return [
+        search_pb2.Facet(
+            field=facet.field,
+            values=[
+                search_pb2.FacetValue(value=value.value, count=value.count, low=value.low, high=value.high)
+                for value in facet.values
+            ],
+        )
+        for facet in facets
+    ]
+
+
+def facets_of(messages: Iterable[search_pb2.Facet]) -> tuple[Facet, ...]:
+    """Read the counts of facets."""
+    return tuple(
+        Facet(
+            field=message.field,
+            values=tuple(
+                FacetValue(
+                    value=value.value,
+                    count=value.count,
+                    low=value.low if value.HasField("low") else None,
+                    high=value.high if value.HasField("high") else None,
+                )
+                for value in message.values
+            ),
+        )
+        for message in messages
+    )
 
 
 def degradation_messages(degraded: Sequence[Degradation]) -> list[search_pb2.Degradation]:

@@ -1,4 +1,4 @@
-"""One search, top to bottom: retrieve → filter → rerank → present.
+"""One search, top to bottom: filter → retrieve → rerank → present.
 
 Everything around it lives elsewhere: validation in ``requests.py``, threads, admission and paging in ``service.py``.
 """
@@ -9,13 +9,17 @@ from typing import Protocol
 
 import numpy as np
 
+from corpus.columns import ItemColumns
 from corpus.events import HistoryEvent
 from indexer.bundle import Bundle
 from rerank.heads import N_HEADS
 from rerank.reranker import FAILED
-from retrieval.arrays import FloatArray
+from retrieval.arrays import FloatArray, IntArray
 from retrieval.candidates import Candidates
+from retrieval.facets import Facet, count_facet
+from retrieval.filters import without
 from server.ranking import DegradationReason, Hit, RankedWindow, Ranking, Run, SearchTask
+from server.selection import Selection
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +43,12 @@ class Pipeline:
         Args:
             bundle: What to search.
             histories: Where histories are looked up that a search does not bring along.
-            hide_out_of_stock: Drop candidates of which the catalogue says that they are not in stock.
+            hide_out_of_stock: Find no items of which the catalogue says that they are not in stock.
         """
         self.bundle = bundle
         self._histories = histories
-        self._hidden = np.zeros(len(bundle.items), dtype=bool)
-        if hide_out_of_stock:
-            self._hidden[:] = [in_stock is False for in_stock in bundle.items.column("in_stock")]
+        self._columns = ItemColumns.of(bundle.items)
+        self._selection = Selection(self._columns, hide_out_of_stock=hide_out_of_stock)
 
     def search(self, task: SearchTask, run: Run) -> RankedWindow:
         """Find and order the candidates of one search.
@@ -62,10 +65,14 @@ class Pipeline:
         run.check_time()
         with run.stage("history"):
             history = self._recall(task, run)
-        with run.stage("retrieve"):
-            candidates = self.bundle.retriever.retrieve(task.query, task.retrieval_depth)
         with run.stage("filter"):
-            candidates = candidates.take(~self._hidden[candidates.rows])
+            allowed = self._selection.rows(task.filter)
+        with run.stage("retrieve"):
+            candidates = self.bundle.retriever.retrieve(task.query, task.retrieval_depth, allowed=allowed)
+        facets: tuple[Facet, ...] = ()
+        if task.facets:  # before reranking, which takes what time there is
+            with run.stage("facets"):
+                facets = self._count(task, candidates.rows, run)
         with run.stage("rerank"):
             ranking = self._rerank(task, history, candidates, run)
         manifest = self.bundle.manifest
@@ -77,7 +84,24 @@ class Pipeline:
             reranker_version=manifest.reranker.fingerprint if manifest.reranker else "",
             blend_version=manifest.blend.fingerprint if manifest.blend else "",
             degraded=tuple(run.degraded),
+            facets=facets,
         )
+
+    def _count(self, task: SearchTask, rows: IntArray, run: Run) -> tuple[Facet, ...]:
+        """Count facets over the candidates; for those that leave conditions out, over what would be found without."""
+        found = {task.filter: rows}  # filter → candidates
+        facets = []
+        for spec in task.facets:
+            wanted = without(task.filter, spec.excluded_filter_keys) if task.filter is not None else None
+            if wanted not in found:
+                if not run.has_time():
+                    run.degrade(DegradationReason.DEADLINE, f"there was no time to count the facet {spec.field}")
+                    continue
+                allowed = self._selection.rows(wanted)
+                more = self.bundle.retriever.retrieve(task.query, task.retrieval_depth, allowed=allowed)
+                found[wanted] = more.rows
+            facets.append(count_facet(spec, found[wanted], self._columns))
+        return tuple(facets)
 
     def _recall(self, task: SearchTask, run: Run) -> Sequence[HistoryEvent]:
         if task.events is not None:

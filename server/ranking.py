@@ -10,6 +10,8 @@ from corpus.errors import DeadlineExceeded
 from corpus.events import HistoryEvent
 from corpus.items import Item, ItemTable
 from retrieval.arrays import FloatArray, IntArray
+from retrieval.facets import Facet, FacetSpec
+from retrieval.filters import Filter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +23,8 @@ class SearchTask:
     events: tuple[HistoryEvent, ...] | None = None  # the history itself, newest first; None: look it up
     retrieval_depth: int
     rerank_depth: int
+    filter: Filter | None = None  # what results must meet
+    facets: tuple[FacetSpec, ...] = ()  # what to count
 
 
 class DegradationReason(StrEnum):
@@ -67,6 +71,7 @@ class RankedWindow:
     reranker_version: str  # empty: the bundle has none
     blend_version: str  # likewise
     degraded: tuple[Degradation, ...]
+    facets: tuple[Facet, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

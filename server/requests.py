@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, NoReturn
 from corpus.errors import InputError, NotImplementedField
 from corpus.events import EventType, HistoryEvent
 from corpus.queries import normalize_query
+from server.conditions import read_facets, read_filter
 from server.config import ServerConfig
 from server.history_store import ShopperEvent
 from server.messages import EVENT_TYPES, Timestamped, moment
@@ -25,7 +26,19 @@ MAX_VIOLATIONS = 20  # in one error, which travels in the trailers of the call: 
 # what this version serves; any other field of these messages is refused by its name
 SERVED = {
     "SearchRequest": frozenset(
-        {"query", "user_id", "user_context", "visitor_id", "page_size", "page_token", "offset", "params", "read_mask"}
+        {
+            "query",
+            "user_id",
+            "user_context",
+            "visitor_id",
+            "page_size",
+            "page_token",
+            "offset",
+            "filter",
+            "facet_specs",
+            "params",
+            "read_mask",
+        }
     ),
     "SearchParams": frozenset({"retrieval_depth", "rerank_depth"}),
 }
@@ -107,6 +120,8 @@ def read_search(request: search_pb2.SearchRequest, config: ServerConfig, *, now:
         events=events,
         retrieval_depth=_within(request.params, "retrieval_depth", retrieval_depth, faults, prefix="params."),
         rerank_depth=_within(request.params, "rerank_depth", rerank_depth, faults, prefix="params."),
+        filter=read_filter(request.filter, config, faults.add),
+        facets=read_facets(request.facet_specs, config, faults.add),
     )
     page_size = _within(request, "page_size", _Limits(1, config.max_page_size, config.default_page_size), faults)
     offset = _within(request, "offset", _Limits(0, MAX_OFFSET, 0), faults)

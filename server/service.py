@@ -24,7 +24,7 @@ from corpus.errors import (
 from server.admission import Admission
 from server.config import ServerConfig
 from server.history_store import HistoryStore
-from server.messages import degradation_messages, result_messages
+from server.messages import degradation_messages, facet_messages, result_messages
 from server.page_tokens import KeptAnswers, page_token
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.pipeline import Pipeline, present
@@ -133,6 +133,7 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
         end = offset + len(hits)
         response = search_pb2.SearchResponse(
             results=result_messages(hits, call.item_fields),
+            facets=facet_messages(window.facets),
             total_size=len(window.ranking),
             next_page_token=page_token(answer.search_id, end) if end < len(window.ranking) and hits else "",
             search_id=answer.search_id,

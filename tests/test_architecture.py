@@ -13,6 +13,7 @@ ONLY_IN = {
     "tantivy": "retrieval",
     "openvino": "retrieval",
     "nncf": "retrieval",
+    "lark": "retrieval",
     "lightgbm": "rerank",
     "ray": "indexer",
     "grpc": "server",

@@ -17,6 +17,9 @@ def print_response(response: SearchResponse, *, as_json: bool = False) -> None:
         return
     console = Console()
     console.print(results_table(response))
+    for facet in response.facets:
+        counts = ", ".join(f"{value.value} ({value.count})" for value in facet.values)
+        console.print(f"{facet.field}: {counts}", markup=False)
     timings = ", ".join(f"{stage} {ms:.1f} ms" for stage, ms in response.stage_timings_ms.items())
     console.print(f"{response.total_size} candidates · bundle {response.index_version} · {timings}", style="dim")
     for reason in response.degraded:

@@ -30,6 +30,12 @@ def search(
     address: Annotated[str, typer.Option(help="The server's address.")] = "127.0.0.1:50051",
     user: Annotated[str | None, typer.Option(help="The shopper whose history is read.")] = None,
     k: Annotated[int, typer.Option("-k", help="Results wanted.")] = 10,
+    condition: Annotated[
+        str | None, typer.Option("--filter", help="What results must meet, such as 'brand = Acme AND price < 50'.")
+    ] = None,
+    facets: Annotated[
+        list[str] | None, typer.Option("--facet", help="A field to count, such as brand; may be repeated.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Search a running server."""
@@ -37,5 +43,5 @@ def search(
     from server.client import TandemClient
 
     with TandemClient(address) as client:
-        response = client.search(query, user_id=user, page_size=k)
+        response = client.search(query, user_id=user, page_size=k, filter=condition, facets=facets or ())
     print_response(response, as_json=as_json)

@@ -1,5 +1,6 @@
 import dataclasses
 import time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -9,6 +10,8 @@ from corpus.errors import ArtefactError, DeadlineExceeded
 from corpus.events import EventType, HistoryEvent
 from indexer.bundle import Bundle
 from rerank.reranker import DEADLINE, FAILED, Reranked
+from retrieval.facets import Facet, FacetSpec
+from retrieval.filters import And, Comparison
 from server.pipeline import Pipeline, present
 from server.ranking import DegradationReason, RankedWindow, Run, SearchTask
 
@@ -16,7 +19,7 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HISTORY = tuple(
     HistoryEvent(timestamp=NOW - timedelta(hours=n), type=EventType.PURCHASE, item_id=f"i-{n:02d}") for n in range(1, 6)
 )
-STAGES = ["history", "retrieve", "filter", "rerank"]
+STAGES = ["history", "filter", "retrieve", "rerank"]
 
 
 class Histories:
@@ -132,6 +135,67 @@ def test_items_out_of_stock_are_hidden_only_if_the_store_wants_it(bundle, tiny_i
     sold_out = {tiny_items.item(row).item_id for row in range(60) if row % 7 == 0}
     assert set(everything) & sold_out
     assert set(in_stock) == set(everything) - sold_out
+
+
+def test_a_hidden_item_costs_no_place(bundle):
+    window = Pipeline(bundle, Histories(), hide_out_of_stock=True).search(task(retrieval_depth=40), endless())
+    assert len(window.ranking) == 40
+
+
+def test_a_filter_is_applied_before_candidates_are_counted(pipeline, tiny_items):
+    found = Comparison("brand", "=", "ACME")
+    window = pipeline.search(task(retrieval_depth=10, filter=found), endless())
+    assert len(window.ranking) == 10
+    assert {hit.item.brand for hit in present(window, offset=0, page_size=100)} == {"acme"}
+
+
+def test_a_filter_that_nothing_meets_gives_an_empty_ranking(pipeline):
+    facets = (FacetSpec(field="brand", limit=5),)
+    window = pipeline.search(task(filter=Comparison("brand", "=", "nobody"), facets=facets), endless())
+    assert (len(window.ranking), window.degraded) == (0, ())
+    assert window.facets == (Facet(field="brand", values=()),)
+
+
+def test_facets_count_the_whole_ranking(pipeline, tiny_items):
+    run = endless()
+    window = pipeline.search(task(facets=(FacetSpec(field="brand", limit=10),)), run)
+    brands = Counter(tiny_items.item(int(row)).brand for row in window.ranking.rows)
+    assert {value.value: value.count for value in window.facets[0].values} == brands
+    assert sum(brands.values()) == 40
+    assert list(run.timings_ms) == ["history", "filter", "retrieve", "facets", "rerank"]
+
+
+def test_a_facet_may_leave_conditions_out(pipeline):
+    brand = Comparison("brand", "=", "acme")
+    cheap = Comparison("price", "<", 25)  # rows 0 to 14: three of each brand
+    facets = tuple(
+        FacetSpec(field="brand", limit=10, excluded_filter_keys=keys) for keys in ((), ("brand",), ("brand", "price"))
+    )
+    window = pipeline.search(task(retrieval_depth=60, filter=And(brand, cheap), facets=facets), endless())
+    narrow, brands, all_brands = ({value.value: value.count for value in f.values} for f in window.facets)
+    assert narrow == {"acme": 3}
+    assert brands == dict.fromkeys(("acme", "kiri", "nordly", "solo", "vanta"), 3)
+    assert all_brands == dict.fromkeys(brands, 12)
+
+
+def test_leaving_conditions_out_never_shows_what_the_store_hides(bundle):
+    hiding = Pipeline(bundle, Histories(), hide_out_of_stock=True)
+    facets = (FacetSpec(field="in_stock", limit=10, excluded_filter_keys=("in_stock",)),)
+    sold_out = Comparison("in_stock", "=", False)
+    window = hiding.search(task(retrieval_depth=60, filter=sold_out, facets=facets), endless())
+    assert len(window.ranking) == 0
+    assert {value.value: value.count for value in window.facets[0].values} == {"true": 51}
+
+
+def test_facets_for_which_there_is_no_time_are_left_out_and_named(pipeline):
+    facets = (
+        FacetSpec(field="brand", limit=5, excluded_filter_keys=("brand",)),
+        FacetSpec(field="category", limit=5),
+    )
+    late = LateRun(deadline=time.monotonic() - 1)
+    window = pipeline.search(task(rerank_depth=0, filter=Comparison("brand", "=", "acme"), facets=facets), late)
+    assert [facet.field for facet in window.facets] == ["category"]
+    assert [(d.reason, "facet brand" in d.message) for d in window.degraded] == [(DegradationReason.DEADLINE, True)]
 
 
 def test_a_deadline_that_has_passed_costs_no_work(bundle):

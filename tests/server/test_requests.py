@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from corpus.errors import InputError, NotImplementedField
 from corpus.events import EventType
+from retrieval.facets import FacetSpec
+from retrieval.filters import Comparison
 from server.config import ServerConfig
 from server.messages import timestamp_message
 from server.pb.tandem.search.v1 import search_pb2 as pb
@@ -163,6 +165,21 @@ def test_offset_and_page_token_exclude_each_other():
     assert read(page_token="", offset=3).page_token is None
 
 
+def test_a_filter_and_facets_are_read():
+    call = read(filter="price < 5", facet_specs=[pb.FacetSpec(field="brand", limit=3)])
+    assert call.task.filter == Comparison("price", "<", 5)
+    assert call.task.facets == (FacetSpec(field="brand", limit=3),)
+    assert (read(filter="").task.filter, read().task.facets) == (None, ())
+
+
+def test_faults_of_filter_and_facets_are_reported_with_the_others():
+    assert set(faults(filter="price <", facet_specs=[pb.FacetSpec(field="price")], page_size=0)) == {
+        "filter",
+        "facet_specs[0].interval_bounds",
+        "page_size",
+    }
+
+
 def test_a_read_mask_chooses_item_fields():
     assert read(read_mask={"paths": ["title", "price"]}).item_fields == {"item_id", "title", "price"}
     assert read(read_mask={"paths": ["*"]}).item_fields == read().item_fields
@@ -179,13 +196,13 @@ def test_pages_of_one_search_have_one_digest_and_other_searches_another():
     assert read(user_id="bob").digest != first
     assert read(query="shoes", user_id="ada").digest != first
     assert read(user_id="ada", params=pb.SearchParams(rerank_depth=3)).digest != first
+    assert read(user_id="ada", filter="price < 5").digest != first
+    assert read(user_id="ada", facet_specs=[pb.FacetSpec(field="brand")]).digest != first
 
 
 # a value for every field of the contract that is refused by name
 UNSERVED = {
-    "filter": "price < 3",
     "order_by": "price",
-    "facet_specs": [pb.FacetSpec(field="brand")],
     "boost_specs": [pb.BoostSpec(condition="brand = 1", boost=1)],
     "diversity": pb.DiversitySpec(),
     "labels": {"a": "b"},
@@ -317,7 +334,9 @@ def test_any_message_is_either_read_or_refused_as_input(data):
             assert exc.field is not None
 
 
-@pytest.mark.parametrize("message", [pb.SearchRequest, pb.SearchParams, pb.UserEvent], ids=lambda m: m.DESCRIPTOR.name)
+@pytest.mark.parametrize(
+    "message", [pb.SearchRequest, pb.SearchParams, pb.FacetSpec, pb.UserEvent], ids=lambda m: m.DESCRIPTOR.name
+)
 def test_the_api_page_names_every_field_of_a_request(message):
     page = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
     for name in message.DESCRIPTOR.fields_by_name:

@@ -219,14 +219,16 @@ class SearchParams(_message.Message):
     def __init__(self, retrieval_depth: _Optional[int] = ..., rerank_depth: _Optional[int] = ..., exact: _Optional[bool] = ...) -> None: ...
 
 class FacetSpec(_message.Message):
-    __slots__ = ("field", "limit", "interval_bounds")
+    __slots__ = ("field", "limit", "interval_bounds", "excluded_filter_keys")
     FIELD_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     INTERVAL_BOUNDS_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDED_FILTER_KEYS_FIELD_NUMBER: _ClassVar[int]
     field: str
     limit: int
     interval_bounds: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, field: _Optional[str] = ..., limit: _Optional[int] = ..., interval_bounds: _Optional[_Iterable[float]] = ...) -> None: ...
+    excluded_filter_keys: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, field: _Optional[str] = ..., limit: _Optional[int] = ..., interval_bounds: _Optional[_Iterable[float]] = ..., excluded_filter_keys: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class BoostSpec(_message.Message):
     __slots__ = ("condition", "boost")
@@ -333,12 +335,16 @@ class Facet(_message.Message):
     def __init__(self, field: _Optional[str] = ..., values: _Optional[_Iterable[_Union[FacetValue, _Mapping]]] = ...) -> None: ...
 
 class FacetValue(_message.Message):
-    __slots__ = ("value", "count")
+    __slots__ = ("value", "count", "low", "high")
     VALUE_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
     value: str
     count: int
-    def __init__(self, value: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
+    low: float
+    high: float
+    def __init__(self, value: _Optional[str] = ..., count: _Optional[int] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
 
 class ModelVersions(_message.Message):
     __slots__ = ("retriever", "reranker", "blend")
