@@ -36,7 +36,7 @@ from indexer.construction import construction
 from indexer.description import Built, describe
 from indexer.engines import get_encoder, put_encoder, put_reranker
 from indexer.manifest import MANIFEST_FILE, BundleManifest
-from indexer.models import TrainedModels, choose_models, resolved_config
+from indexer.models import TrainedModels, check_channels, choose_models, resolved_config
 from indexer.publish import current_version
 from rerank.blend_info import BLEND_FILE, FIRST_FILE, SECOND_FILE
 from rerank.config import RerankerConfig
@@ -158,11 +158,13 @@ def _plan(workspace: Workspace, wanted: RetrieverConfig, config: BuildConfig, mo
     prepared = Prepared(workspace.data)
     if not len(prepared.items):
         raise InputError(f"expected items in {prepared.folder}, got an empty catalogue; mend the source and prepare it")
+    stage = resolved_config(models.retriever, wanted)
+    check_channels(models, stage)
     return _Plan(
         prepared=prepared,
         items=prepared.items,
         models=models,
-        stage=resolved_config(models.retriever, wanted),
+        stage=stage,
         config=config,
         searches=_sample_searches(prepared, config.n_calibration),
     )

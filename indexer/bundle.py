@@ -7,6 +7,7 @@ from typing import TypeVar
 import numpy as np
 from pydantic import ValidationError
 
+from corpus.columns import ItemColumns
 from corpus.errors import ArtefactError, BundleCorrupt, ModelIndexMismatch
 from corpus.items import ItemTable
 from corpus.prepared import Exposure, Pairs, Prepared, Split
@@ -42,6 +43,7 @@ class Bundle:
 
     manifest: BundleManifest
     items: ItemTable
+    columns: ItemColumns  # of the items
     stage: RetrieverConfig  # settings of the first stage that it was built with
     behaviour: Behaviour
     retriever: Retriever
@@ -73,7 +75,7 @@ class Bundle:
         """
         reranker = self.reranker
         if reranker is not None and reranker.blend is not None:
-            extractor = FeatureExtractor(self.items, behaviour)
+            extractor = FeatureExtractor(self.items, self.columns, behaviour)
             reranker = reranker.with_blend(reranker.blend.with_extractor(extractor))
         return replace(
             self, behaviour=behaviour, retriever=self.retriever.with_query_log(behaviour.queries), reranker=reranker
@@ -104,6 +106,7 @@ def open_bundle(folder: Path, *, n_threads: int | None = None, verify: bool = Tr
     build, stage = _sections(manifest)
     try:
         items = ItemTable.read(folder / ITEMS_FILE)
+        columns = ItemColumns.of(items)
         encoder = get_encoder(
             folder / ENCODER_FOLDER,
             build.engine,
@@ -125,13 +128,20 @@ def open_bundle(folder: Path, *, n_threads: int | None = None, verify: bool = Tr
             if manifest.blend is not None:
                 from rerank.blend import open_blend  # lightgbm: a bundle without a blend goes without it
 
-                reranker = reranker.with_blend(open_blend(folder / BLEND_FOLDER, FeatureExtractor(items, behaviour)))
+                extractor = FeatureExtractor(items, columns, behaviour)
+                reranker = reranker.with_blend(open_blend(folder / BLEND_FOLDER, extractor))
     except (BundleCorrupt, ModelIndexMismatch):
         raise
     except ArtefactError as exc:
         raise BundleCorrupt(f"bundle {manifest.version} in {folder} cannot be opened: {exc}") from exc
     return Bundle(
-        manifest=manifest, items=items, stage=stage, behaviour=behaviour, retriever=retriever, reranker=reranker
+        manifest=manifest,
+        items=items,
+        columns=columns,
+        stage=stage,
+        behaviour=behaviour,
+        retriever=retriever,
+        reranker=reranker,
     )
 
 

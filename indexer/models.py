@@ -11,6 +11,7 @@ from rerank.config import RerankerConfig
 from rerank.model_info import MODEL_FILE as RERANKER_FILE
 from rerank.model_info import RerankerModelInfo
 from retrieval.config import RetrieverConfig
+from retrieval.first_stage import channel_digest
 from retrieval.model_info import MODEL_FILE as RETRIEVER_FILE
 from retrieval.model_info import RetrieverModelInfo, load_retriever_info
 
@@ -85,6 +86,12 @@ def choose_models(workspace: Workspace, retriever_version: str | None, reranker_
                 blend_folder=blend_folder,
                 blend=blend,
             )
+    students = [name for name in known if _is_student_of(workspace.rerankers / name, retriever.fingerprint)]
+    if students:
+        raise ModelIndexMismatch(
+            f"expected a whole reranker trained on the candidates of retriever {folder.name}, got students alone "
+            f"({', '.join(students)}); run `tandem train reranker`, or name one with --reranker"
+        )
     if known:
         raise ModelIndexMismatch(
             f"expected a reranker trained on the candidates of retriever {folder.name}, got {', '.join(known)}, "
@@ -92,6 +99,29 @@ def choose_models(workspace: Workspace, retriever_version: str | None, reranker_
         )
     logger.warning("no reranker was trained yet: the bundle will answer in the order of retrieval")
     return TrainedModels(retriever_folder=folder, retriever=retriever, reranker_folder=None, reranker=None)
+
+
+def _is_student_of(folder: Path, retriever_fingerprint: str) -> bool:
+    info = RerankerModelInfo.load(folder)
+    return info.teacher_fingerprint is not None and info.retriever_fingerprint == retriever_fingerprint
+
+
+def check_channels(models: TrainedModels, stage: RetrieverConfig) -> None:
+    """Refuse a blend that learned from scores which these settings no longer give.
+
+    Args:
+        models: To be built.
+        stage: Their first stage's settings, resolved.
+    Raises:
+        ModelIndexMismatch: If words, behaviour or weights of channels have changed since the blend was trained.
+    """
+    if models.blend is None:
+        return
+    if models.blend.channels != channel_digest(stage, models.retriever.fusion.resolved(stage.fusion)):
+        raise ModelIndexMismatch(
+            "expected the blend to have learned from the scores that [retriever.lexical], [retriever.behaviour] and "
+            "[retriever.fusion] give, got one of other settings; run `tandem train blend`, or set them back"
+        )
 
 
 def _newest_blend(

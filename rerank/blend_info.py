@@ -12,7 +12,7 @@ from rerank.features import FEATURE_VERSION, FEATURES, RERANK_FEATURES
 BLEND_FILE = "model.json"  # written last: its presence marks a finished version
 FIRST_FILE = "first.txt"
 SECOND_FILE = "second.txt"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class BlendInfo(Section):
@@ -24,6 +24,7 @@ class BlendInfo(Section):
     features: tuple[str, ...]
     rerank_features: tuple[str, ...]
     retriever_fingerprint: str  # whose candidates it learned from
+    channels: str  # ``retrieval.first_stage.channel_digest`` of the settings that those candidates were scored by
     reranker_fingerprint: str  # whose scores it learned from
     data_fingerprint: str
     config: BlendConfig

@@ -11,6 +11,7 @@ from pathlib import Path
 import lightgbm
 import numpy as np
 
+from corpus.columns import ItemColumns
 from corpus.errors import ConfigError, TooLittleData
 from corpus.prepared import Prepared
 from corpus.progress import track
@@ -56,7 +57,7 @@ def train_blend(
     if (out / BLEND_FILE).exists():
         raise ConfigError(f"expected a folder for a new version, {out} holds a finished one; train into another")
     examples = prepared.examples("valid", limit=config.max_searches, seed=config.seed, part="fitting")
-    extractor = FeatureExtractor(prepared.items, first_stage.behaviour)
+    extractor = FeatureExtractor(prepared.items, ItemColumns.of(prepared.items), first_stage.behaviour)
     lists = collect_blend_lists(examples, first_stage.retriever, extractor, config)
     n_searches = len({entry.query_id for entry in lists})
     if n_searches < config.min_searches:
@@ -86,6 +87,7 @@ def train_blend(
         features=FEATURES,
         rerank_features=RERANK_FEATURES,
         retriever_fingerprint=first_stage.fingerprint,
+        channels=first_stage.channels,
         reranker_fingerprint=reranker_fingerprint,
         data_fingerprint=prepared.fingerprint,
         config=config,

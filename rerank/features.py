@@ -7,21 +7,21 @@ known is NaN, which the trees treat as a case of its own; a missing history is n
 ``FEATURE_VERSION`` and the names are part of a blend's fingerprint.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from corpus.columns import ItemColumns, TextColumn
 from corpus.events import EventType, HistoryEvent
 from corpus.items import ItemTable
+from rerank.tastes import Tastes
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.behaviour import Behaviour
 from retrieval.candidates import Candidates
 from retrieval.query_log import Chosen
 from retrieval.related_items import relatedness
 
-FEATURE_VERSION = 1
+FEATURE_VERSION = 2
 
 FEATURES = (
     # the first stage
@@ -47,6 +47,9 @@ FEATURES = (
     "related_strongest",
     "related_latest",
     "brand_affinity",  # share of the history's items that have its brand
+    "taste",  # how much oftener the history's items have the item's brand and attributes than everybody's choices do
+    "taste_strongest",  # the property of which that is most true
+    "taste_beyond_brand",  # of the attributes alone
     "category_affinity",  # of the levels of its category path, the mean share of the history's items that have them
     "chosen_before",  # events of the history on this very item
     # price
@@ -61,6 +64,16 @@ RERANK_FEATURES = (
     "rerank_rank",  # from 0
 )
 
+_OF_HISTORY = (
+    "related_total",
+    "related_strongest",
+    "related_latest",
+    "brand_affinity",
+    "taste",
+    "taste_strongest",
+    "taste_beyond_brand",
+    "category_affinity",
+)
 _SMOOTHING = 2.0  # choices of nothing added to a query's, as two clicks of two are no certainty
 _MAX_HISTORY = 50  # events that are looked at, as many as training data keeps
 
@@ -68,21 +81,21 @@ _MAX_HISTORY = 50  # events that are looked at, as many as training data keeps
 class FeatureExtractor:
     """Computes the features of one query's candidates. Safe for several threads."""
 
-    def __init__(self, items: ItemTable, behaviour: Behaviour) -> None:
-        """Read the columns that features need.
+    def __init__(self, items: ItemTable, columns: ItemColumns, behaviour: Behaviour) -> None:
+        """Join what features are computed from.
 
         Args:
             items: The catalogue.
+            columns: Its properties.
             behaviour: Its tables.
         """
         self._behaviour = behaviour
+        self._columns = columns
         self._row_of = items.row_of
-        self._brands = _codes([brand.casefold() if brand else None for brand in items.column("brand")])
-        self._paths = _path_codes(items.column("category"))  # (n_items, n_levels)
-        prices = np.array(items.column("price"), dtype=np.float64)
+        self._tastes = Tastes(columns, behaviour.popularity)
         with np.errstate(divide="ignore", invalid="ignore"):
-            self._prices = np.where(prices > 0, np.log(prices), np.nan).astype(np.float32)
-        self._stock = np.array(items.column("in_stock"), dtype=np.float64).astype(np.float32)  # None becomes NaN
+            self._prices = np.where(columns.price > 0, np.log(columns.price), np.nan).astype(np.float32)
+        self._stock = columns.in_stock.astype(np.float32)
 
     def features(self, query: str, history: Sequence[HistoryEvent], candidates: Candidates) -> FloatArray:
         """Compute everything that is known before the cross-encoder has read anything.
@@ -143,31 +156,21 @@ class FeatureExtractor:
         unknown = np.full(len(rows), np.nan, dtype=np.float32)
         events = np.full(len(rows), len(history), dtype=np.float32)
         if not len(history):
-            names = ("related_total", "related_strongest", "related_latest", "brand_affinity", "category_affinity")
-            return {"history_events": events, "chosen_before": events} | dict.fromkeys(names, unknown)
+            return {"history_events": events, "chosen_before": events} | dict.fromkeys(_OF_HISTORY, unknown)
         related = relatedness(self._behaviour.related, _distinct(history), rows)
-        brands = Counter(self._brands[history].tolist())
-        brand = np.array([brands[code] if code >= 0 else np.nan for code in self._brands[rows].tolist()])
-        before = Counter(history.tolist())
+        taste = self._tastes.compare(history, rows)
         return {
             "history_events": events,
             "related_total": related.total - related.total.mean(),
             "related_strongest": related.strongest,
             "related_latest": related.latest,
-            "brand_affinity": (brand / len(history)).astype(np.float32),
-            "category_affinity": self._category_affinity(history, rows),
-            "chosen_before": np.array([before[row] for row in rows.tolist()], dtype=np.float32),
+            "brand_affinity": _affinity(self._columns.texts["brand"], history, rows),
+            "taste": taste.total,
+            "taste_strongest": taste.strongest,
+            "taste_beyond_brand": taste.beyond_brand,
+            "category_affinity": _affinity(self._columns.category, history, rows),
+            "chosen_before": (rows[:, None] == history[None]).sum(axis=1).astype(np.float32),
         }
-
-    def _category_affinity(self, history: IntArray, rows: IntArray) -> FloatArray:
-        mine, theirs = self._paths[history], self._paths[rows]  # (m, levels), (n, levels)
-        known = theirs >= 0
-        shares = np.zeros(theirs.shape, dtype=np.float32)  # (n, levels); no levels without any category
-        for level in range(theirs.shape[1]):
-            shares[:, level] = _shares(mine[:, level], theirs[:, level])
-        n_levels = known.sum(axis=1)
-        total = np.where(known, shares, 0.0).sum(axis=1)
-        return np.where(n_levels > 0, total / np.maximum(n_levels, 1), np.nan).astype(np.float32)
 
     def _of_price(self, chosen: Chosen, history: IntArray, rows: IntArray) -> dict[str, FloatArray]:
         price = self._prices[rows]
@@ -210,25 +213,23 @@ def _look_up(chosen: Chosen, rows: IntArray) -> FloatArray:
     return np.where(chosen.rows[found] == rows, chosen.weights[found], 0.0).astype(np.float32)
 
 
-def _codes(values: Sequence[str | None]) -> npt.NDArray[np.int32]:
-    numbers: dict[str, int] = {}
-    return np.array([-1 if v is None else numbers.setdefault(v, len(numbers)) for v in values], dtype=np.int32)
+def _affinity(column: TextColumn, history: IntArray, rows: IntArray) -> FloatArray:
+    """Return the share of the history's items that have an item's value, of several values the mean; float32 (n,).
 
-
-def _path_codes(paths: Sequence[Sequence[str] | None]) -> npt.NDArray[np.int32]:
-    """Number every prefix of every category path: int32 (n_items, n_levels), -1 past a path's end."""
-    n_levels = max((len(path) for path in paths if path), default=0)
-    codes = np.full((len(paths), n_levels), -1, dtype=np.int32)
-    numbers: dict[tuple[str, ...], int] = {}
-    for row, path in enumerate(paths):
-        for level in range(len(path or ())):
-            codes[row, level] = numbers.setdefault(tuple((path or ())[: level + 1]), len(numbers))
-    return codes
-
-
-def _shares(mine: npt.NDArray[np.int32], theirs: npt.NDArray[np.int32]) -> FloatArray:
-    counts = Counter(mine.tolist())
-    return np.array([counts[code] / len(mine) for code in theirs.tolist()], dtype=np.float32)
+    NaN for an item without a value.
+    """
+    mine, times = np.unique(history, return_counts=True)
+    position, codes = column.entries(mine)
+    known, places = np.unique(codes, return_inverse=True)
+    counts = np.bincount(places, weights=times[position], minlength=len(known))
+    item, theirs = column.entries(rows)
+    n_values = np.bincount(item, minlength=len(rows))
+    count = np.zeros(len(theirs))
+    if len(known):
+        at = np.searchsorted(known, theirs).clip(max=len(known) - 1)
+        count = np.where(known[at] == theirs, counts[at], 0.0)
+    total = np.bincount(item, weights=count, minlength=len(rows))
+    return np.where(n_values > 0, total / np.maximum(n_values, 1) / len(history), np.nan).astype(np.float32)
 
 
 def _distinct(rows: IntArray) -> IntArray:

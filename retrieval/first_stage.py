@@ -1,11 +1,13 @@
 """The tuned first stage as the second one learns from it."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from corpus.prepared import Prepared
 from retrieval.behaviour import Behaviour
 from retrieval.config import RetrieverConfig
+from retrieval.fusion import FusionWeights
 from retrieval.model_info import load_retriever_info
 from retrieval.retriever import Retriever, build_retriever
 
@@ -17,6 +19,20 @@ class FirstStage:
     retriever: Retriever
     behaviour: Behaviour
     fingerprint: str  # of the trained retriever
+    channels: str  # ``channel_digest`` of the settings that its scores come by
+
+
+def channel_digest(config: RetrieverConfig, weights: FusionWeights) -> str:
+    """Return the SHA-256 of all settings but the models' that the channels' scores depend on, hexadecimal.
+
+    What is trained on those scores goes with no others.
+
+    Args:
+        config: Of the first stage.
+        weights: As resolved.
+    """
+    sections = (config.lexical, config.behaviour, weights)
+    return hashlib.sha256("\n".join(section.model_dump_json() for section in sections).encode()).hexdigest()
 
 
 def open_first_stage(prepared: Prepared, model_dir: Path, config: RetrieverConfig, cache: Path) -> FirstStage:
@@ -37,4 +53,5 @@ def open_first_stage(prepared: Prepared, model_dir: Path, config: RetrieverConfi
         retriever=retriever.with_query_log(behaviour.queries),
         behaviour=behaviour,
         fingerprint=load_retriever_info(model_dir).fingerprint,
+        channels=channel_digest(config, retriever.weights),
     )

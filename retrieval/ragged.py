@@ -61,6 +61,19 @@ class Ragged:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def entries(self, keys: IntArray) -> tuple[IntArray, Rows32, FloatArray]:
+        """Return the entries of several keys in one: positions in ``keys`` ascending, rows and values, in parallel.
+
+        Args:
+            keys: int64 (n,), each in [0, n_keys).
+        """
+        begins = self.offsets[keys]
+        counts = self.offsets[keys + 1] - begins
+        positions = np.repeat(np.arange(len(keys)), counts)
+        within = np.arange(len(positions)) - np.repeat(np.cumsum(counts) - counts, counts)
+        places = begins[positions] + within
+        return positions, self.rows[places], self.values[places]
+
     def of(self, key: int) -> tuple[Rows32, FloatArray]:
         """Return one key's rows and values."""
         part = slice(self.offsets[key], self.offsets[key + 1])

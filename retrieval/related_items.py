@@ -79,12 +79,11 @@ def relatedness(related: Ragged, history: IntArray, rows: IntArray) -> Relatedne
     order = np.argsort(rows)
     ascending = rows[order]
     scores = np.zeros((len(history), len(rows)), dtype=np.float32)
-    for line, item in enumerate(history.tolist()):
-        others, values = related.of(item)
-        place = np.searchsorted(ascending, others)
-        place[place == len(ascending)] = 0
-        hit = ascending[place] == others if len(ascending) else np.zeros(len(others), dtype=bool)
-        scores[line, order[place[hit]]] = values[hit]
+    line, others, values = related.entries(history)
+    if len(rows):
+        place = np.searchsorted(ascending, others).clip(max=len(rows) - 1)
+        hit = ascending[place] == others
+        scores[line[hit], order[place[hit]]] = values[hit]
     nothing = np.zeros(len(rows), dtype=np.float32)
     return Relatedness(
         total=scores.sum(axis=0),

@@ -9,7 +9,6 @@ from typing import Protocol
 
 import numpy as np
 
-from corpus.columns import ItemColumns
 from corpus.events import HistoryEvent
 from indexer.bundle import Bundle
 from rerank.heads import N_HEADS
@@ -47,7 +46,7 @@ class Pipeline:
         """
         self.bundle = bundle
         self._histories = histories
-        self._columns = ItemColumns.of(bundle.items)
+        self._columns = bundle.columns
         self._selection = Selection(self._columns, hide_out_of_stock=hide_out_of_stock)
 
     def search(self, task: SearchTask, run: Run) -> RankedWindow:

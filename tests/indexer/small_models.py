@@ -74,9 +74,10 @@ def write_reranker(folder: Path, bert: Path, *, retriever_fingerprint: str) -> N
 
 def write_blend(workspace: Workspace, version: str = "v1") -> None:
     """Train tiny trees on the store's own models."""
-    from rerank.blend_training import FirstStage, train_blend
+    from rerank.blend_training import train_blend
     from rerank.reranker import open_torch_reranker
     from retrieval.behaviour import Behaviour
+    from retrieval.first_stage import FirstStage, channel_digest
     from retrieval.retriever import build_retriever
 
     prepared = Prepared(workspace.data)
@@ -86,7 +87,12 @@ def write_blend(workspace: Workspace, version: str = "v1") -> None:
     retriever = retriever.with_query_log(behaviour.queries)
     train_blend(
         prepared,
-        FirstStage(retriever=retriever, behaviour=behaviour, fingerprint="retriever-1"),
+        FirstStage(
+            retriever=retriever,
+            behaviour=behaviour,
+            fingerprint="retriever-1",
+            channels=channel_digest(RETRIEVER, retriever.weights),
+        ),
         open_torch_reranker(workspace.rerankers / "v1", prepared.items),
         BLEND,
         workspace.blends / version,

@@ -1,13 +1,16 @@
+from dataclasses import replace
+
 import pytest
 
 from corpus.errors import ModelIndexMismatch, VersionNotFound
 from corpus.workspace import Workspace
-from indexer.models import choose_models, resolved_config
+from indexer.models import check_channels, choose_models, resolved_config
 from rerank.blend_info import BlendInfo
 from rerank.config import BlendConfig, RerankerConfig
 from rerank.features import FEATURE_VERSION, FEATURES, RERANK_FEATURES
 from rerank.model_info import RerankerModelInfo
 from retrieval.config import RetrieverConfig, VectorIndexConfig
+from retrieval.first_stage import channel_digest
 from retrieval.fusion import FusionWeights
 from retrieval.model_info import FusionInfo, RetrieverModelInfo
 
@@ -58,6 +61,7 @@ def add_blend(workspace: Workspace, version: str, retriever: str, reranker: str,
         feature_version=FEATURE_VERSION,
         features=FEATURES,
         rerank_features=RERANK_FEATURES,
+        channels="channels",
         retriever_fingerprint=retriever,
         reranker_fingerprint=reranker,
         data_fingerprint="d",
@@ -126,6 +130,26 @@ def test_a_student_is_built_only_where_it_is_named(workspace):
     add_reranker(workspace, "v2", "new", teacher_fingerprint="of v1")
     assert choose_models(workspace, None, None).reranker_folder.name == "v1"
     assert choose_models(workspace, None, "v2").reranker_folder.name == "v2"
+
+
+def test_students_alone_are_not_built_unasked(workspace):
+    add_reranker(workspace, "v2", "new", teacher_fingerprint="of v1")
+    with pytest.raises(ModelIndexMismatch, match=r"got students alone \(v2\)"):
+        choose_models(workspace, None, None)
+
+
+def test_a_blend_that_learned_from_other_scores_is_refused(workspace):
+    stage = RetrieverConfig()
+    models = choose_models(workspace, "v2", None)
+    weights = models.retriever.fusion.resolved(stage.fusion)
+    blend = BlendInfo.model_construct(channels=channel_digest(stage, weights))
+    check_channels(replace(models, blend=blend), stage)
+    for changed in ({"lexical": {"title": 2.0}}, {"behaviour": {"prior": 3.0}}, {"fusion": {"dense_weight": 0.11}}):
+        with pytest.raises(ModelIndexMismatch, match="tandem train blend"):
+            check_channels(replace(models, blend=blend), RetrieverConfig.model_validate(changed))
+    unrelated = RetrieverConfig.model_validate({"index": {"ef_search": 77}})
+    check_channels(replace(models, blend=blend), unrelated)
+    check_channels(models, RetrieverConfig.model_validate({"lexical": {"title": 2.0}}))  # no blend, nothing to go wrong
 
 
 def test_named_versions_are_taken(workspace):

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,18 +10,23 @@ import numpy as np
 import polars as pl
 import pytest
 
+from corpus.columns import ItemColumns
 from corpus.events import HistoryEvent
 from corpus.items import ItemTable
 from corpus.prepared import EXAMPLE_SCHEMA, EXPOSURE_SCHEMA, FORMAT_VERSION, Prepared
 from rerank.blend import Blend, open_blend
 from rerank.config import BlendConfig, RerankerConfig, RerankerTrainConfig
 from rerank.features import FeatureExtractor
-from rerank.inputs import PairTokenizer
+from rerank.inputs import PairTokenizer, PassageTokens
 from rerank.model_info import RerankerModelInfo
+from rerank.probabilities import ProbabilityMap
+from rerank.reranker import Reranker
+from rerank.scorer import PairScorer
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.behaviour import Behaviour
 from retrieval.candidates import Candidates
 from retrieval.config import BehaviourConfig
+from tests.rerank.scripted import CONFIG, MAPS, N_ITEMS, Engine
 
 
 class WordRetriever:
@@ -179,7 +184,7 @@ def tasteful_behaviour(tasteful: Prepared, tiny_encoder_folder: Path) -> Behavio
 
 @pytest.fixture(scope="session")
 def extractor(tiny_items: ItemTable, tasteful_behaviour: Behaviour) -> FeatureExtractor:
-    return FeatureExtractor(tiny_items, tasteful_behaviour)
+    return FeatureExtractor(tiny_items, ItemColumns.of(tiny_items), tasteful_behaviour)
 
 
 @pytest.fixture(scope="session")
@@ -194,7 +199,9 @@ def trained_blend(
     from rerank.blend_training import FirstStage, train_blend
 
     out = tmp_path_factory.mktemp("blends") / "v1"
-    stage = FirstStage(retriever=word_retriever, behaviour=tasteful_behaviour, fingerprint="retriever")  # type: ignore[arg-type]
+    stage = FirstStage(
+        retriever=word_retriever, behaviour=tasteful_behaviour, fingerprint="retriever", channels="channels"
+    )  # type: ignore[arg-type]
     reader = TasteReader(tiny_items)
     train_blend(tasteful, stage, reader, TINY_BLEND, out, reranker_fingerprint="reranker")  # type: ignore[arg-type]
     return out
@@ -203,3 +210,25 @@ def trained_blend(
 @pytest.fixture(scope="session")
 def tiny_blend(trained_blend: Path, extractor: FeatureExtractor) -> Blend:
     return open_blend(trained_blend, extractor)
+
+
+@pytest.fixture
+def build(pair_tokenizer: PairTokenizer):
+    """A reranker over ``tests.rerank.scripted.Engine``, which scores each pair by its item."""
+
+    def build(
+        score_of: Callable[[int], float],
+        *,
+        weight: float = 0.0,
+        maps: dict[str, ProbabilityMap] = MAPS,
+        blend: Blend | None = None,
+    ) -> tuple[Reranker, Engine]:
+        engine = Engine(score_of)
+        tokens = PassageTokens(np.arange(N_ITEMS, dtype=np.int32), np.arange(N_ITEMS + 1, dtype=np.int64))
+        scorer = PairScorer(engine, pair_tokenizer, {"click": 1.0, "cart": 0.0, "purchase": 0.0}, maps)
+        weights = {"rerank": 1.0, "retrieval": weight}
+        reranker = Reranker(scorer, tokens, lambda _: None, CONFIG, weights, blend)
+        reranker.clock = lambda: engine.now
+        return reranker, engine
+
+    return build

@@ -7,6 +7,7 @@ import lightgbm
 import numpy as np
 import pytest
 
+from corpus.columns import ItemColumns
 from corpus.errors import ArtefactError
 from corpus.events import EventType, HistoryEvent
 from corpus.items import ItemTable
@@ -75,7 +76,7 @@ def test_other_tables_change_the_features_and_nothing_else(tiny_blend: Blend, ti
             return np.empty((0, 32), dtype=np.float32)
 
     empty = Behaviour.build(no_pairs(), exposure(), Nothing(), BehaviourConfig(), n_items=60)
-    other = tiny_blend.with_extractor(FeatureExtractor(tiny_items, empty))
+    other = tiny_blend.with_extractor(FeatureExtractor(tiny_items, ItemColumns.of(tiny_items), empty))
     found = word_retriever.retrieve("running shoe", 12)
     before, after = (blend.features("running shoe", PAST, found) for blend in (tiny_blend, other))
     popularity = FEATURES.index("popularity")
@@ -106,7 +107,7 @@ def test_serving_computes_what_training_learned_from_to_the_bit(
     tasteful_behaviour.save(tmp_path / "behaviour")
     loaded = Behaviour.load(tmp_path / "behaviour", BehaviourConfig(), n_items=60)
     items = ItemTable.read(tasteful.folder / "items.parquet")
-    served = open_blend(trained_blend, FeatureExtractor(items, loaded))
+    served = open_blend(trained_blend, FeatureExtractor(items, ItemColumns.of(items), loaded))
     assert any(entry.history for entry in lists)
     assert any(not entry.history for entry in lists)
     for entry in lists:

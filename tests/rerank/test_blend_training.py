@@ -19,7 +19,9 @@ from tests.rerank.conftest import TINY_BLEND, TasteReader
 
 @pytest.fixture
 def train(tasteful: Prepared, word_retriever, tasteful_behaviour, tiny_items: ItemTable):
-    stage = FirstStage(retriever=word_retriever, behaviour=tasteful_behaviour, fingerprint="retriever")
+    stage = FirstStage(
+        retriever=word_retriever, behaviour=tasteful_behaviour, fingerprint="retriever", channels="channels"
+    )
 
     def train(out: Path, *, data: Prepared = tasteful, reader: TasteReader | None = None, **settings: object):
         config = TINY_BLEND.model_copy(update=settings)
@@ -207,7 +209,7 @@ def test_figures_end_at_the_tenth_place():
 
 
 def test_what_is_written_is_plain_text(trained_blend: Path):
-    assert json.loads((trained_blend / BLEND_FILE).read_text(encoding="utf-8"))["format_version"] == 1
+    assert json.loads((trained_blend / BLEND_FILE).read_text(encoding="utf-8"))["format_version"] == 2
     for name in (FIRST_FILE, SECOND_FILE):
         assert (trained_blend / name).read_text(encoding="utf-8").startswith("tree\n")
 

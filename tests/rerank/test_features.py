@@ -5,6 +5,7 @@ from math import log, log1p
 import numpy as np
 import pytest
 
+from corpus.columns import ItemColumns
 from corpus.events import EventType, HistoryEvent
 from corpus.items import Item, ItemTable
 from rerank.features import FEATURES, RERANK_FEATURES, FeatureExtractor, rerank_features
@@ -95,7 +96,8 @@ def compute() -> Compute:
         items: tuple[Item, ...] = CATALOGUE,
         **tables: object,
     ) -> dict[str, list[float]]:
-        extractor = FeatureExtractor(ItemTable.from_items(items), behaviour(**tables))  # type: ignore[arg-type]
+        table = ItemTable.from_items(items)
+        extractor = FeatureExtractor(table, ItemColumns.of(table), behaviour(**tables))  # type: ignore[arg-type]
         matrix = extractor.features(query, history, found)
         assert matrix.dtype == np.float32
         assert matrix.shape == (len(found), len(FEATURES))
@@ -157,7 +159,14 @@ def test_click_rates_are_told_on_a_logarithmic_scale_and_are_unknown_of_what_was
 
 def test_an_anonymous_shopper_is_unknown_not_zero(compute: Compute):
     got = compute(candidates(0, 4), related={0: {4: 0.5}})
-    for name in ("related_total", "related_strongest", "related_latest", "brand_affinity", "category_affinity"):
+    for name in (
+        "related_total",
+        "related_strongest",
+        "related_latest",
+        "brand_affinity",
+        "category_affinity",
+        "taste",
+    ):
         same(got[name], NAN, NAN)
     same(got["price_to_shopper"], NAN, NAN)
     same(got["history_events"], 0, 0)
@@ -184,6 +193,18 @@ def test_category_affinity_is_the_mean_over_the_levels_of_the_path(compute: Comp
     got = compute(candidates(2, 1, 4, 5, 3), history=events(0, 0, 1, 4))
     # roots: shoes 3 of 4, garden 1; leaves: shoes/boot 2, shoes/sandal 1. garden/boot is not shoes/boot
     same(got["category_affinity"], (3 / 4 + 2 / 4) / 2, (3 / 4 + 1 / 4) / 2, 1 / 4, (1 / 4 + 0) / 2, NAN)
+
+
+def test_taste_is_how_much_oftener_than_usual_the_history_has_what_the_item_has(compute: Compute):
+    got = compute(candidates(5, 2, 3, 4), history=events(0, 1, 2, 3))
+    # choices, each item with one more: acme 7 + 3 + 2 = 12, kiri 1, solo 9, of 22; three of the history have a brand
+    usual = {"acme": 12 / 22, "kiri": 1 / 22, "solo": 9 / 22}
+    lift = {
+        brand: log((n + 2 * usual[brand]) / (5 * usual[brand])) for brand, n in (("acme", 2), ("kiri", 1), ("solo", 0))
+    }
+    same(got["taste"], lift["acme"], lift["kiri"], NAN, lift["solo"])
+    same(got["taste_strongest"], lift["acme"], lift["kiri"], NAN, lift["solo"])
+    same(got["taste_beyond_brand"], 0, 0, NAN, 0)
 
 
 def test_events_on_the_very_item_are_counted(compute: Compute):

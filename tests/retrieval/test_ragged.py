@@ -123,3 +123,16 @@ def test_pickled_objects_are_refused(saved):
     np.save(saved / "some_rows.npy", np.array([{"a": 1}, 2, 3], dtype=object), allow_pickle=True)
     with pytest.raises(ArtefactError, match="some"):
         Ragged.load(saved, "some", n_items=5)
+
+
+def test_entries_of_several_keys_come_in_their_order_repetitions_and_empty_rows_included():
+    ragged = Ragged.join(
+        [
+            (np.array(rows, dtype=np.int32), np.array(values, dtype=np.float32))
+            for rows, values in (([4, 1], [2.0, 1.0]), ([], []), ([7], [3.0]))
+        ]
+    )
+    positions, rows, values = ragged.entries(np.array([2, 1, 0, 2]))
+    assert positions.tolist() == [0, 2, 2, 3]
+    assert rows.tolist() == [7, 4, 1, 7]
+    assert values.tolist() == [3.0, 2.0, 1.0, 3.0]

@@ -1,0 +1,76 @@
+from math import log
+
+import numpy as np
+import pytest
+
+from corpus.columns import ItemColumns
+from corpus.items import Item, ItemTable
+from rerank import tastes
+from rerank.tastes import Taste, Tastes
+
+NAN = float("nan")
+
+
+def item(row: int, brand: str | None = None, **attributes: tuple[str, ...]) -> Item:
+    return Item(item_id=f"i{row}", title=f"item {row}", brand=brand, attributes=attributes)
+
+
+CATALOGUE = (
+    item(0, "acme", color=("red",)),
+    item(1, "acme", color=("blue", "red")),
+    item(2, "kiri", color=("blue",), size=("xl",)),
+    item(3),
+)
+
+
+def compare(history: list[int], rows: list[int], popularity: tuple[float, ...] = (0, 0, 0, 0)) -> Taste:
+    columns = ItemColumns.of(ItemTable.from_items(CATALOGUE))
+    table = Tastes(columns, np.array(popularity, dtype=np.float32))
+    return table.compare(np.array(history, dtype=np.int64), np.array(rows, dtype=np.int64))
+
+
+def lift(count: float, n: float, usual: float) -> float:
+    return log((count + 2 * usual) / ((n + 2) * usual))
+
+
+def same(got: np.ndarray, *want: float) -> None:
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_lifts_are_summed_over_the_properties_of_an_item():
+    got = compare([0, 0, 2], [0, 2, 3])
+    # each item counts once where nobody chose anything: acme 2 of 3; red 1.5 of 3, for item 1 is half of each colour
+    acme, kiri = lift(2, 3, 2 / 3), lift(1, 3, 1 / 3)
+    red, blue, xl = lift(2, 3, 0.5), lift(1, 3, 0.5), lift(1, 1, 1)
+    same(got.total, acme + red, kiri + blue + xl, NAN)
+    same(got.strongest, max(acme, red), max(kiri, blue, xl), NAN)
+    same(got.beyond_brand, red, blue + xl, NAN)
+
+
+def test_of_several_values_of_one_property_the_mean_counts():
+    got = compare([0], [1])
+    same(got.beyond_brand, (lift(1, 1, 0.5) + lift(0, 1, 0.5)) / 2)
+
+
+def test_what_everybody_chooses_tells_little_of_a_shopper():
+    rare, common = compare([0], [0]), compare([0], [0], popularity=(97, 0, 0, 0))
+    assert common.total[0] < rare.total[0]
+    same(common.beyond_brand, lift(1, 1, (98 + 0.5) / 100))
+
+
+def test_a_history_without_known_properties_says_nothing_for_or_against_an_item():
+    got = compare([3, 3], [0, 2, 3])
+    same(got.total, 0, 0, NAN)
+
+
+def test_only_the_most_widely_told_attributes_are_compared(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tastes, "MAX_ATTRIBUTES", 1)
+    got = compare([2], [2])
+    same(got.beyond_brand, lift(1, 1, 0.5))  # colour, which three items tell, not size
+
+
+def test_a_catalogue_without_properties_has_no_tastes():
+    columns = ItemColumns.of(ItemTable.from_items([item(0), item(1)]))
+    got = Tastes(columns, np.zeros(2, dtype=np.float32)).compare(np.array([0]), np.array([0, 1]))
+    same(got.total, NAN, NAN)
+    same(got.strongest, NAN, NAN)
