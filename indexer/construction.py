@@ -62,9 +62,15 @@ def building(bundles: Path) -> Iterator[bool]:
 
     Args:
         bundles: The workspace's ``bundles/`` folder; made if missing.
+    Raises:
+        ArtefactError: If the folder cannot be written to.
     """
-    bundles.mkdir(parents=True, exist_ok=True)
-    with (bundles / LOCK_FILE).open("w") as lock:
+    try:
+        bundles.mkdir(parents=True, exist_ok=True)
+        file = (bundles / LOCK_FILE).open("w")
+    except OSError as exc:
+        raise ArtefactError(f"expected to write to {bundles}, got: {exc}; free or mend the disk") from exc
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
