@@ -39,12 +39,9 @@ def construction(bundles: Path) -> Iterator[Site]:
     Raises:
         ArtefactError: If another build of this workspace runs.
     """
-    bundles.mkdir(parents=True, exist_ok=True)
-    with (bundles / LOCK_FILE).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            raise ArtefactError(f"expected no other build in {bundles}, but one is running; wait for it") from exc
+    with building(bundles) as free:
+        if not free:
+            raise ArtefactError(f"expected no other build in {bundles}, but one is running; wait for it")
         for leftover in bundles.glob(f"{PREFIX}*"):
             logger.info("clearing away %s, which a stopped build left behind", leftover)
             shutil.rmtree(leftover)
@@ -57,6 +54,29 @@ def construction(bundles: Path) -> Iterator[Site]:
         except BaseException:
             shutil.rmtree(site.folder, ignore_errors=True)
             raise
+
+
+@contextmanager
+def building(bundles: Path) -> Iterator[bool]:
+    """Keep others from building in a workspace; yields False if somebody else builds there already.
+
+    Args:
+        bundles: The workspace's ``bundles/`` folder; made if missing.
+    Raises:
+        ArtefactError: If the folder cannot be written to.
+    """
+    try:
+        bundles.mkdir(parents=True, exist_ok=True)
+        file = (bundles / LOCK_FILE).open("w")
+    except OSError as exc:
+        raise ArtefactError(f"expected to write to {bundles}, got: {exc}; free or mend the disk") from exc
+    with file as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def _settle(folder: Path, target: Path) -> None:

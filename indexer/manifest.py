@@ -22,6 +22,7 @@ MAX_MANIFEST_BYTES = 16 * 2**20  # far above any real one; a larger file is not 
 
 # Plain names only. Dots may lead (tantivy writes `.managed.json`); `.` and `..` alone are refused.
 _PART = re.compile(r"(?!\.\.?\Z)[A-Za-z0-9._-]{1,128}")
+_MAX_NAME = 512  # characters of a whole path; with any folder before it still below what Linux takes
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Version = Annotated[str, Field(pattern=f"^{VERSION.pattern}$")]
@@ -97,9 +98,15 @@ class BundleManifest(_Entry):
     @classmethod
     def _stay_inside(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
         for name in files:
-            if name == MANIFEST_FILE or not all(_PART.fullmatch(part) for part in name.split("/")):
-                raise ValueError(f"{name!r} is no plain relative path inside the bundle")
+            plain = len(name) <= _MAX_NAME and all(_PART.fullmatch(part) for part in name.split("/"))
+            if name == MANIFEST_FILE or not plain:
+                raise ValueError(f"{name[:_MAX_NAME]!r} is no plain relative path inside the bundle")
         return files
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all files but the manifest."""
+        return sum(entry.size_bytes for entry in self.files.values())
 
     def render(self) -> bytes:
         """Return the content of ``manifest.json``: canonical JSON in which ``checksum`` comes first."""

@@ -1,11 +1,15 @@
 """Who was served when, and why: ``bundles/publications.jsonl``, one line per change of CURRENT, only ever added to."""
 
+import errno
 import os
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
+from corpus.errors import ArtefactError
 from indexer.manifest import Version
 from indexer.report import Estimate
 from indexer.verify import fsync_folder
@@ -62,9 +66,49 @@ class Publication(_Part):
 
 
 def record(bundles: Path, publication: Publication) -> None:
-    """Add a line, and flush it to the disk."""
-    with (bundles / PUBLICATIONS_FILE).open("a", encoding="utf-8") as file:
-        file.write(publication.model_dump_json() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Add a line, and flush it to the disk; after an error the file is what it was.
+
+    Raises:
+        OSError: If the disk does not take it.
+    """
+    line = (publication.model_dump_json() + "\n").encode()
+    with (bundles / PUBLICATIONS_FILE).open("a+b", buffering=0) as file:
+        end = _end(file)
+        file.truncate(end)
+        try:
+            if file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError:
+            with suppress(OSError):  # the first error is the one to tell of
+                file.truncate(end)
+            raise
     fsync_folder(bundles)
+
+
+def last_recorded(bundles: Path) -> str | None:
+    """Return the version that the last line says is served; None if there is no whole line.
+
+    Raises:
+        ArtefactError: If the last line is not what ``record`` writes.
+    """
+    path = bundles / PUBLICATIONS_FILE
+    try:
+        with path.open("rb", buffering=0) as file:
+            end = _end(file)
+            file.seek(0)
+            lines = file.read(end).splitlines()
+        return Publication.model_validate_json(lines[-1]).version if lines else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as exc:
+        raise ArtefactError(
+            f"expected publications, one JSON object a line, in {path}, got something else at its end; "
+            "move the file away: publishing begins a new one"
+        ) from exc
+
+
+def _end(file: FileIO) -> int:
+    """Return where the last whole line ends: a kill or a full disk may have left a part of one behind it."""
+    file.seek(0)
+    return file.readall().rfind(b"\n") + 1

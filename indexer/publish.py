@@ -2,7 +2,8 @@
 
 CURRENT is a small JSON file: the version in service, and the versions that were in service before it, so that a
 rollback always knows where to go. It is replaced by writing a temporary file, flushing it, renaming it over the old
-one and flushing the folder: after a crash at any moment, either the old or the new version is current.
+one and flushing the folder: after a crash at any moment, either the old or the new version is current. After an
+error, such as a full disk, the old one is: a switch that could not be noted down is undone.
 """
 
 import fcntl
@@ -20,12 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from corpus.errors import ArtefactError, BundleCorrupt, GateRefused, VersionNotFound
 from corpus.workspace import find_version, versions
 from indexer.manifest import MANIFEST_FILE, BundleManifest, Version, read_manifest
-from indexer.publications import GateOutcome, Publication, record
+from indexer.publications import GateOutcome, Publication, last_recorded, record
 from indexer.verify import fsync_folder, verify_bundle
 
 logger = logging.getLogger(__name__)
 
 CURRENT_FILE = "CURRENT"
+LOCK_FILE = ".publish.lock"
 MAX_HISTORY = 50  # rollbacks in a row that stay possible
 
 
@@ -55,18 +57,22 @@ def publish(
     Raises:
         VersionNotFound: If there is no such finished bundle.
         GateRefused: If the gate refused it.
-        BundleCorrupt: If it does not verify. In each case the version in service stays.
+        BundleCorrupt: If it does not verify.
+        ArtefactError: If the disk does not take the change. In each case the version in service stays.
     """
     chosen = find_version(bundles, version, marker=MANIFEST_FILE).name
     if gate is not None:
         _check_gate(gate, chosen)
     verify_bundle(bundles / chosen)
-    with _locked(bundles):
-        before = _read_current(bundles)
+    with publishing(bundles):
+        before = read_current(bundles)
         if before is None or before.version != chosen:
             history = () if before is None else (*before.history, before.version)[-MAX_HISTORY:]
-            _write_current(bundles, Current(version=chosen, history=history))
-            _record(bundles, "publish", chosen, before, gate=gate, reason=reason)
+            after = Current(version=chosen, history=history)
+            _switch(bundles, before, after, _line("publish", chosen, before, gate=gate, reason=reason))
+        elif last_recorded(bundles) != chosen:  # a kill came between CURRENT and its line
+            parent = None if not before.history else Current(version=before.history[-1])
+            _switch(bundles, before, before, _line("publish", chosen, parent, gate=gate, reason=reason))
     return chosen
 
 
@@ -79,10 +85,11 @@ def rollback(bundles: Path) -> str:
         The version that is now current.
     Raises:
         VersionNotFound: If nothing was published before, or that bundle is gone.
-        BundleCorrupt: If it does not verify. In each case the version in service stays.
+        BundleCorrupt: If it does not verify.
+        ArtefactError: If the disk does not take the change. In each case the version in service stays.
     """
-    with _locked(bundles):
-        before = _read_current(bundles)
+    with publishing(bundles):
+        before = read_current(bundles)
         if before is None or not before.history:
             current = "none" if before is None else before.version
             raise VersionNotFound(
@@ -92,8 +99,8 @@ def rollback(bundles: Path) -> str:
         *history, target = before.history
         find_version(bundles, target, marker=MANIFEST_FILE)
         verify_bundle(bundles / target)
-        _write_current(bundles, Current(version=target, history=tuple(history)))
-        _record(bundles, "rollback", target, before)
+        after = Current(version=target, history=tuple(history))
+        _switch(bundles, before, after, _line("rollback", target, before))
     return target
 
 
@@ -103,7 +110,7 @@ def current_version(bundles: Path) -> str | None:
     Raises:
         ArtefactError: If CURRENT is not what ``publish`` writes.
     """
-    current = _read_current(bundles)
+    current = read_current(bundles)
     return None if current is None else current.version
 
 
@@ -140,15 +147,35 @@ def write_atomically(path: Path, content: bytes) -> None:
     fsync_folder(path.parent)
 
 
-def _read_current(bundles: Path) -> Current | None:
+def read_current(bundles: Path) -> Current | None:
+    """Return the content of CURRENT, or None before the first publish.
+
+    Raises:
+        ArtefactError: If it is not what ``publish`` writes, or cannot be read.
+    """
     path = bundles / CURRENT_FILE
     try:
-        return Current.model_validate_json(path.read_bytes())
+        return parse_current(path.read_bytes(), source=str(path))
     except FileNotFoundError:
         return None
-    except (OSError, ValidationError) as exc:
+    except OSError as exc:
+        raise ArtefactError(f"cannot read {path}: {exc}; check the disk and the file's permissions") from exc
+
+
+def parse_current(content: bytes, *, source: str) -> Current:
+    """Read the bytes of a CURRENT file.
+
+    Args:
+        content: All of it.
+        source: How messages name it.
+    Raises:
+        ArtefactError: If it is not what ``publish`` writes.
+    """
+    try:
+        return Current.model_validate_json(content)
+    except ValidationError as exc:
         raise ArtefactError(
-            f'expected {path} to name a version as {{"version": "v1"}}, got something else; '
+            f'expected {source} to name a version as {{"version": "v1"}}, got something else; '
             "delete it and run `tandem publish STORE VERSION`"
         ) from exc
 
@@ -157,18 +184,43 @@ def _write_current(bundles: Path, current: Current) -> None:
     write_atomically(bundles / CURRENT_FILE, (json.dumps(current.model_dump(mode="json")) + "\n").encode())
 
 
-def _record(
-    bundles: Path,
+def _switch(bundles: Path, before: Current | None, after: Current, line: Publication) -> None:
+    """Change CURRENT and note it down; if either fails, change it back."""
+    try:
+        if after != before:
+            _write_current(bundles, after)
+        record(bundles, line)
+    except OSError as exc:
+        raise ArtefactError(
+            f"expected to make {after.version} current in {bundles}, got: {exc}; {_put_back(bundles, before)}; "
+            "free or mend the disk, and do it again"
+        ) from exc
+
+
+def _put_back(bundles: Path, before: Current | None) -> str:
+    """Undo a switch that failed half-way, and say which version is current now."""
+    try:
+        if read_current(bundles) != before:
+            if before is None:
+                (bundles / CURRENT_FILE).unlink()
+                fsync_folder(bundles)
+            else:
+                _write_current(bundles, before)
+        return "nothing is current, as before" if before is None else f"{before.version} stays current"
+    except (OSError, ArtefactError):
+        return "and it could not be undone: look with `tandem list` which version is current"
+
+
+def _line(
     action: Literal["publish", "rollback"],
     version: str,
     before: Current | None,
     *,
     gate: GateOutcome | None = None,
     reason: str | None = None,
-) -> None:
+) -> Publication:
     parent = None if before is None else before.version
-    time = datetime.now(UTC)
-    record(bundles, Publication(action=action, version=version, parent=parent, time=time, gate=gate, reason=reason))
+    return Publication(action=action, version=version, parent=parent, time=datetime.now(UTC), gate=gate, reason=reason)
 
 
 def _check_gate(gate: GateOutcome, version: str) -> None:
@@ -183,9 +235,17 @@ def _check_gate(gate: GateOutcome, version: str) -> None:
 
 
 @contextmanager
-def _locked(bundles: Path) -> Iterator[None]:
-    """Keep two publishing processes from overwriting each other's history."""
-    bundles.mkdir(parents=True, exist_ok=True)
-    with (bundles / ".publish.lock").open("w") as file:
+def publishing(bundles: Path) -> Iterator[None]:
+    """Keep CURRENT and the folders that it names from being changed by two processes at once.
+
+    Raises:
+        ArtefactError: If the folder cannot be written to.
+    """
+    try:
+        bundles.mkdir(parents=True, exist_ok=True)
+        file = (bundles / LOCK_FILE).open("w")
+    except OSError as exc:
+        raise ArtefactError(f"expected to write to {bundles}, got: {exc}; free or mend the disk") from exc
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

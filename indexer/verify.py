@@ -42,18 +42,55 @@ def verify_bundle(folder: Path) -> BundleManifest:
     Returns:
         The manifest, which may now be trusted to describe the folder.
     Raises:
-        BundleCorrupt: Naming every file that is missing, unknown, changed, a link or of another size.
+        BundleCorrupt: Naming every file that is missing, unknown, changed, unreadable, a link or of another size.
     """
     manifest = read_manifest(folder)
-    names, faults = _list_files(folder)
-    known = manifest.files
-    faults += [f"{name} (unknown: not in the manifest)" for name in names if name not in known]
-    faults += [f"{name} (missing)" for name in known if name not in set(names)]
-    present = [name for name in names if name in known]
-    faults += filter(None, _in_parallel(lambda name: _fault(folder, name, known[name]), present))
+    faults = _faults(folder, manifest)
     if faults:
         raise _corrupt(folder, faults)
     return manifest
+
+
+def find_faults(folder: Path) -> list[str]:
+    """Return what ``verify_bundle`` would complain about, one text per bad file; none if the bundle is whole.
+
+    Args:
+        folder: A bundle version's folder. Without a readable manifest nothing says what should be in it, and that is
+            the only fault.
+    """
+    try:
+        manifest = read_manifest(folder)
+    except BundleCorrupt as exc:
+        return [f"{MANIFEST_FILE} ({exc})"]
+    return _faults(folder, manifest)
+
+
+def check_file(folder: Path, name: str, expected: FileEntry) -> str | None:
+    """Say what is wrong with one plain file of a bundle, or None if it is what the manifest says.
+
+    Args:
+        folder: The bundle's folder.
+        name: Its path inside the folder, from a verified manifest.
+        expected: Its entry there.
+    """
+    try:
+        if (size := (folder / name).stat().st_size) != expected.size_bytes:
+            return f"{name} (expected {expected.size_bytes} bytes, got {size})"
+        if _entry(folder / name) != expected:
+            return f"{name} (content changed: its SHA-256 differs from the manifest's)"
+    except OSError as exc:
+        return f"{name} (unreadable: {exc.strerror})"
+    return None
+
+
+def _faults(folder: Path, manifest: BundleManifest) -> list[str]:
+    names, faults = _list_files(folder)
+    known, found = manifest.files, set(names)
+    faults += [f"{name} (unknown: not in the manifest)" for name in names if name not in known]
+    faults += [f"{name} (missing)" for name in known if name not in found]
+    present = [name for name in names if name in known]
+    faults += filter(None, _in_parallel(lambda name: check_file(folder, name, known[name]), present))
+    return faults
 
 
 def fsync_folder(folder: Path) -> None:
@@ -72,21 +109,28 @@ def _list_files(folder: Path) -> tuple[list[str], list[str]]:
     for path, kind in _walk(folder):
         name = path.relative_to(folder).as_posix()
         if kind != "file":
-            faults.append(f"{name} ({kind}: only plain files and folders may be here)")
+            faults.append(f"{name} ({kind})")
         elif name != MANIFEST_FILE:
             names.append(name)
     return sorted(names), sorted(faults)
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_symlink():
-                yield Path(entry.path), "symbolic link"
-            elif entry.is_dir(follow_symlinks=False):
-                yield from _walk(Path(entry.path))
-            else:
-                yield Path(entry.path), "file" if entry.is_file(follow_symlinks=False) else "special file"
+    """Yield every plain file, and everything that has no business in a bundle, with what it is."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as exc:
+        yield folder, f"unreadable: {exc.strerror}"
+        return
+    for entry in entries:
+        if entry.is_symlink():
+            yield Path(entry.path), "symbolic link: only plain files and folders may be here"
+        elif entry.is_dir(follow_symlinks=False):
+            yield from _walk(Path(entry.path))
+        elif entry.is_file(follow_symlinks=False):
+            yield Path(entry.path), "file"
+        else:
+            yield Path(entry.path), "special file: only plain files and folders may be here"
 
 
 def _entry(path: Path, *, flush: bool = False) -> FileEntry:
@@ -95,17 +139,6 @@ def _entry(path: Path, *, flush: bool = False) -> FileEntry:
         if flush:
             os.fsync(file.fileno())
         return FileEntry(sha256=digest, size_bytes=file.tell())
-
-
-def _fault(folder: Path, name: str, expected: FileEntry) -> str | None:
-    try:
-        if (size := (folder / name).stat().st_size) != expected.size_bytes:
-            return f"{name} (expected {expected.size_bytes} bytes, got {size})"
-        if _entry(folder / name) != expected:
-            return f"{name} (content changed: its SHA-256 differs from the manifest's)"
-    except OSError as exc:
-        return f"{name} (unreadable: {exc.strerror})"
-    return None
 
 
 def _in_parallel(work: Callable[[str], T], names: list[str]) -> list[T]:

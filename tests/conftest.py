@@ -24,6 +24,19 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 settings.register_profile("tandem", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tandem")
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--kills", type=int, default=None, help="long form of the tests that kill processes: so many kills each"
+    )
+
+
+@pytest.fixture
+def kills(request: pytest.FixtureRequest) -> int | None:
+    """How often a test that kills processes is to do so; None: a few times, as fits the daily run."""
+    return request.config.getoption("--kills")
+
+
 DEPARTMENTS = {
     "shoes": ("running shoe", "leather boot", "sandal"),
     "kitchen": ("steel pan", "coffee mug", "bread knife"),

@@ -19,6 +19,7 @@ from indexer.manifest import (
     read_manifest,
 )
 from retrieval.fusion import FusionWeights
+from tests.indexer.small_bundles import SMALL_FILES
 
 # a busy machine is slow: no property here is about time
 relaxed = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -131,6 +132,8 @@ ESCAPES = [
     "a b",
     "~/a/$HOME",
     "manifest.json",
+    "a" * 129,
+    "/".join(["a" * 100] * 6),
 ]
 
 
@@ -159,6 +162,10 @@ def test_accepted_file_names_never_leave_the_folder(manifest: BundleManifest, na
         assert not path.is_absolute()
         assert ".." not in path.parts
         assert str(path) in accepted.files  # no second spelling of one path
+
+
+def test_the_size_is_that_of_all_files(small_bundle):
+    assert read_manifest(small_bundle).size_bytes == sum(map(len, SMALL_FILES.values()))
 
 
 def test_another_format_version_asks_for_the_release_that_wrote_it(small_bundle):

@@ -134,3 +134,33 @@ def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch):
 def test_publishing_leaves_no_temporary_file(bundles):
     publish(bundles, "v1")
     assert not [path for path in bundles.iterdir() if path.suffix == ".tmp"]
+
+
+def lines(bundles: Path) -> list[dict]:
+    return [json.loads(line) for line in (bundles / "publications.jsonl").read_text().splitlines()]
+
+
+def test_a_line_that_a_kill_cut_short_is_dropped_before_the_next_one(bundles):
+    publish(bundles, "v1")
+    with (bundles / "publications.jsonl").open("ab") as file:
+        file.write(b'{"action": "publi')
+    publish(bundles, "v2")
+    assert [(line["version"], line["parent"]) for line in lines(bundles)] == [("v1", None), ("v2", "v1")]
+
+
+def test_publishing_again_notes_what_a_kill_kept_from_being_noted(bundles):
+    publish(bundles, "v1")
+    publish(bundles, "v2")
+    path = bundles / "publications.jsonl"
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    publish(bundles, "v2")
+    publish(bundles, "v2")
+    assert [(line["version"], line["parent"]) for line in lines(bundles)] == [("v1", None), ("v2", "v1")]
+    assert rollback(bundles) == "v1"
+
+
+def test_publications_of_something_else_are_refused_with_the_remedy(bundles):
+    publish(bundles, "v1")
+    (bundles / "publications.jsonl").write_bytes(b"{}\n")
+    with pytest.raises(ArtefactError, match="move the file away"):
+        publish(bundles, "v1")

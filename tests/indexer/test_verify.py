@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import os
 
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from corpus.errors import BundleCorrupt
 from indexer.manifest import MANIFEST_FILE
-from indexer.verify import hash_files, verify_bundle
+from indexer.verify import find_faults, hash_files, verify_bundle
 from tests.indexer.small_bundles import SMALL_FILES, manifest_of
 
 
@@ -56,6 +57,45 @@ def test_every_bad_file_is_named_with_its_fault(small_bundle):
     assert "encoder/openvino_model.xml (missing)" in message
     assert "lexical/extra (unknown" in message
     assert "lexical/a.store" not in message
+
+
+def test_all_faults_are_listed_at_once_and_a_whole_bundle_has_none(small_bundle, tmp_path):
+    assert find_faults(small_bundle) == []
+    (small_bundle / "items.parquet").write_bytes(b"PAR1 the ITEMS")
+    (small_bundle / "vectors.npy").unlink()
+    (small_bundle / "encoder" / "more").symlink_to(tmp_path)
+    faults = find_faults(small_bundle)
+    assert [fault.split(" (")[0] for fault in faults] == ["encoder/more", "vectors.npy", "items.parquet"]
+    (small_bundle / MANIFEST_FILE).write_bytes(b"{}")
+    (fault,) = find_faults(small_bundle)
+    assert fault.startswith("manifest.json (expected format_version")
+
+
+def test_a_folder_that_cannot_be_listed_is_named_and_the_rest_is_looked_at_all_the_same(small_bundle, monkeypatch):
+    scandir = os.scandir
+
+    def fail_in_lexical(folder):
+        if str(folder).endswith("lexical"):
+            raise OSError(errno.EIO, "Input/output error")
+        return scandir(folder)
+
+    (small_bundle / "vectors.npy").write_bytes(b"numb")
+    monkeypatch.setattr(os, "scandir", fail_in_lexical)
+    faults = find_faults(small_bundle)
+    assert "lexical (unreadable: Input/output error)" in faults
+    assert "vectors.npy (expected 7 bytes, got 4)" in faults
+
+
+def test_a_file_that_cannot_be_read_is_named(small_bundle, monkeypatch):
+    digest = hashlib.file_digest
+
+    def fail_on_items(file, name):
+        if file.name.endswith("items.parquet"):
+            raise OSError(errno.EIO, "Input/output error")
+        return digest(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", fail_on_items)
+    assert find_faults(small_bundle) == ["items.parquet (unreadable: Input/output error)"]
 
 
 def test_a_linked_file_is_refused_even_if_its_content_fits(small_bundle, tmp_path):

@@ -7,9 +7,10 @@ import pytest
 from corpus.workspace import Workspace
 from indexer import gate
 from indexer.publications import Check, GateOutcome
-from indexer.publish import current_version
+from indexer.publish import current_version, publish
 from indexer.report import Estimate
 from server.cli import main
+from tests.server.conftest import copy_bundle
 
 REFUSED = GateOutcome(
     version="v1",
@@ -98,3 +99,73 @@ def test_the_gate_really_measures_a_real_store(fresh, capsys, monkeypatch):
     assert code == (1 if document["gate"]["verdict"] == "refused" else 0)
     assert document["gate"]["checks"][0]["n_queries"] == 7
     assert current_version(fresh.bundles) == document["version"]
+
+
+@pytest.fixture
+def versions(fresh: Workspace) -> Workspace:
+    """A store with the same bundle as v1, v2 and v3, of which v1 and then v2 were published."""
+    for source, target in (("v1", "v2"), ("v2", "v3")):
+        copy_bundle(fresh, source, target)
+    publish(fresh.bundles, "v1")
+    publish(fresh.bundles, "v2")
+    return fresh
+
+
+def test_list_shows_what_an_operator_chooses_by(versions, capsys):
+    code, out, _ = run(capsys, "list", str(versions.root))
+    assert code == 0
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines] == ["v1", "*", "v3"]
+    assert "60 items" in lines[1] and "MB" in lines[1] and "ann_recall@100 1.0000" in lines[1]
+    assert lines[1].endswith("parent v1")
+    document = json.loads(run(capsys, "list", str(versions.root), "--json")[1])
+    folder = versions.bundles / "v2"
+    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json")
+    assert (document["current"], document["bundles"][1]["size_bytes"]) == ("v2", size)
+
+
+def test_verify_looks_at_the_current_bundle_a_named_one_or_all(versions, capsys):
+    (versions.bundles / "v1" / "vectors.npy").write_bytes(b"?")
+    (versions.bundles / "v1" / "more").write_bytes(b"?")
+    (versions.bundles / "v4").mkdir()
+    code, out, _ = run(capsys, "verify", str(versions.root))
+    assert (code, out) == (0, "v2: whole\n")
+    code, out, _ = run(capsys, "verify", str(versions.root), "v1")
+    assert code == 1
+    assert out.splitlines()[0] == "v1: 2 bad file(s)"
+    assert "vectors.npy (expected" in out and "more (unknown" in out
+    code, out, _ = run(capsys, "verify", str(versions.root), "--all", "--json")
+    assert code == 1
+    document = json.loads(out)
+    assert {name: found["ok"] for name, found in document.items()} == {"v1": False, "v2": True, "v3": True, "v4": False}
+    assert "found no manifest.json" in document["v4"]["faults"][0]
+
+
+def test_verify_says_what_it_cannot_find(versions, capsys):
+    code, _, err = run(capsys, "verify", str(versions.root), "v9")
+    assert code == 1
+    assert "found: v1, v2, v3" in err
+    code, _, err = run(capsys, "verify", str(versions.root), "v1", "--all")
+    assert code == 2
+
+
+def test_diff_prints_one_document_for_a_script(versions, capsys):
+    code, out, _ = run(capsys, "diff", str(versions.root), "v1", "v2", "--queries", "3", "--json")
+    document = json.loads(out)
+    assert (code, document["before"], document["after"]) == (0, "v1", "v2")
+    assert document["items"] == {"added": [], "removed": [], "changed": {}, "n_unchanged": 60}
+    assert document["answers"]["overlap"] == 1.0
+
+
+def test_gc_prints_what_goes_and_removes_it(versions, capsys):
+    code, out, _ = run(capsys, "gc", str(versions.root), "--keep", "1", "--dry-run")
+    assert (code, out) == (0, "would free 0 bytes; kept: v1, v2, v3\n")
+    publish(versions.bundles, "v3")
+    code, out, _ = run(capsys, "gc", str(versions.root), "--keep", "1", "--dry-run")
+    assert out.startswith("bundle bundles/v1: ")
+    assert (versions.bundles / "v1").is_dir()
+    code, out, _ = run(capsys, "gc", str(versions.root), "--keep", "1", "--json")
+    document = json.loads(out)
+    assert (code, document["kept"], document["removed"][0]["path"]) == (0, ["v2", "v3"], "bundles/v1")
+    assert not (versions.bundles / "v1").exists()
+    assert run(capsys, "gc", str(versions.root), "--keep", "0")[0] == 2
