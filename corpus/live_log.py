@@ -19,6 +19,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -75,6 +76,19 @@ def read_changes(folder: Path, *, after: int = 0) -> list[Change]:
         # bundles that need older changes keep them from being pruned: this one came from elsewhere
         logger.error("changes %d to %d are no longer in %s and will be missing", after + 1, content.base, path)
     return [change for change in content.changes if change.sequence > after]
+
+
+def last_before(folder: Path, time: datetime) -> int:
+    """Return the number of the last change that was accepted before a time; 0 if none was.
+
+    Raises:
+        ArtefactError: If the log is damaged or cannot be read.
+    """
+    path = folder / LOG_FILE
+    if not path.exists():
+        return 0
+    content = _read(path)
+    return max([content.base, *(change.sequence for change in content.changes if change.time < time)])
 
 
 class LiveLogWriter:

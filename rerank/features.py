@@ -8,13 +8,14 @@ known is NaN, which the trees treat as a case of its own; a missing history is n
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from corpus.events import EventType, HistoryEvent
-from corpus.items import ItemTable
+from corpus.items import Item, ItemTable
+from rerank.item_columns import ItemColumns
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.behaviour import Behaviour
 from retrieval.candidates import Candidates
@@ -75,14 +76,26 @@ class FeatureExtractor:
             items: The catalogue.
             behaviour: Its tables.
         """
+        self._join(items, behaviour, ItemColumns.of(items))
+
+    def _join(self, items: ItemTable, behaviour: Behaviour, columns: ItemColumns) -> None:
         self._behaviour = behaviour
         self._row_of = items.row_of
-        self._brands = _codes([brand.casefold() if brand else None for brand in items.column("brand")])
-        self._paths = _path_codes(items.column("category"))  # (n_items, n_levels)
-        prices = np.array(items.column("price"), dtype=np.float64)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            self._prices = np.where(prices > 0, np.log(prices), np.nan).astype(np.float32)
-        self._stock = np.array(items.column("in_stock"), dtype=np.float64).astype(np.float32)  # None becomes NaN
+        self._columns = columns
+        self._brands, self._paths = columns.brands, columns.paths
+        self._prices, self._stock = columns.prices, columns.stock
+
+    def with_changes(self, items: ItemTable, behaviour: Behaviour, changed: Mapping[int, Item]) -> "FeatureExtractor":
+        """Return an extractor over the catalogue after live updates.
+
+        Args:
+            items: The catalogue now.
+            behaviour: Tables with a place for every row.
+            changed: The rows that this extractor does not know as they are now.
+        """
+        after = object.__new__(type(self))
+        after._join(items, behaviour, self._columns.with_changes(changed, n_items=len(items)))
+        return after
 
     def features(self, query: str, history: Sequence[HistoryEvent], candidates: Candidates) -> FloatArray:
         """Compute everything that is known before the cross-encoder has read anything.
@@ -208,22 +221,6 @@ def _look_up(chosen: Chosen, rows: IntArray) -> FloatArray:
     place = np.searchsorted(chosen.rows, rows, sorter=order).clip(max=len(order) - 1)
     found = order[place]
     return np.where(chosen.rows[found] == rows, chosen.weights[found], 0.0).astype(np.float32)
-
-
-def _codes(values: Sequence[str | None]) -> npt.NDArray[np.int32]:
-    numbers: dict[str, int] = {}
-    return np.array([-1 if v is None else numbers.setdefault(v, len(numbers)) for v in values], dtype=np.int32)
-
-
-def _path_codes(paths: Sequence[Sequence[str] | None]) -> npt.NDArray[np.int32]:
-    """Number every prefix of every category path: int32 (n_items, n_levels), -1 past a path's end."""
-    n_levels = max((len(path) for path in paths if path), default=0)
-    codes = np.full((len(paths), n_levels), -1, dtype=np.int32)
-    numbers: dict[tuple[str, ...], int] = {}
-    for row, path in enumerate(paths):
-        for level in range(len(path or ())):
-            codes[row, level] = numbers.setdefault(tuple((path or ())[: level + 1]), len(numbers))
-    return codes
 
 
 def _shares(mine: npt.NDArray[np.int32], theirs: npt.NDArray[np.int32]) -> FloatArray:
