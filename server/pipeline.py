@@ -5,11 +5,13 @@ Everything around it lives elsewhere: validation in ``requests.py``, threads, ad
 
 import logging
 from collections.abc import Sequence
+from copy import copy
 from typing import Protocol
 
 import numpy as np
 
 from corpus.events import HistoryEvent
+from corpus.live_items import LiveItems
 from indexer.bundle import Bundle
 from rerank.heads import N_HEADS
 from rerank.reranker import FAILED
@@ -43,9 +45,25 @@ class Pipeline:
         """
         self.bundle = bundle
         self._histories = histories
+        self._hides = hide_out_of_stock
         self._hidden = np.zeros(len(bundle.items), dtype=bool)
         if hide_out_of_stock:
             self._hidden[:] = [in_stock is False for in_stock in bundle.items.column("in_stock")]
+
+    def under(self, bundle: Bundle) -> "Pipeline":
+        """Return the pipeline over a snapshot of the same bundle under live updates.
+
+        Args:
+            bundle: Its items are a ``LiveItems`` over this pipeline's.
+        """
+        if not isinstance(bundle.items, LiveItems):
+            return self
+        after = copy(self)
+        after.bundle = bundle
+        after._hidden = np.pad(self._hidden, (0, len(bundle.items) - len(self._hidden)))
+        for row, item in bundle.items.changed.items() if self._hides else ():
+            after._hidden[row] = item.in_stock is False
+        return after
 
     def search(self, task: SearchTask, run: Run) -> RankedWindow:
         """Find and order the candidates of one search.
