@@ -1,12 +1,13 @@
 """The catalogue as a store delivers it, cleaned into the item table."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import polars as pl
 
 from corpus.cleaning import clean_text, is_blank, strip_tags
 from corpus.errors import BadSource
-from corpus.items import ITEM_SCHEMA
+from corpus.items import ITEM_SCHEMA, Item, ItemTable
 from corpus.progress import track
 from corpus.rejects import DUPLICATE, RejectLog
 from corpus.settings import DataConfig
@@ -80,19 +81,7 @@ def _clean(block: Block, config: DataConfig, rejects: RejectLog) -> pl.DataFrame
         missing = pl.Series(name, [None] * block.frame.height, dtype=pl.String)
         return block.frame[name] if name in block.frame.columns else missing
 
-    columns = {
-        "item_id": identifiers(given("item_id")),
-        "title": map_text(texts(given("title")), _title),
-        "description": optional_texts(given("description"), strip_tags),
-        "brand": optional_texts(given("brand")),
-        "category": categories(given("category"), config.category_separator),
-        "price": numbers(given("price")),
-        "currency": optional_texts(given("currency")),
-        "in_stock": booleans(given("in_stock")),
-        "attributes": attributes(given("attributes")),
-        "image_uri": identifiers(given("image_uri")),
-        "updated_at": timestamps(given("updated_at")),
-    }
+    columns = _columns(given, config.category_separator)
     frame = pl.DataFrame(columns).with_columns(pl.Series("line", block.lines, dtype=pl.UInt64), file=pl.lit(block.file))
     unprintable = map_text(frame["item_id"], lambda text: None if text.isprintable() else text).is_not_null()
     reason = pl.coalesce(
@@ -106,6 +95,30 @@ def _clean(block: Block, config: DataConfig, rejects: RejectLog) -> pl.DataFrame
     refused = frame.filter(pl.col("reason").is_not_null())
     rejects.add(ITEMS.name, block.file, refused.select("line", "reason").iter_rows())
     return frame.filter(pl.col("reason").is_null()).drop("reason")
+
+
+def clean_items(items: Iterable[Item]) -> list[Item]:
+    """Clean items as ``read_catalogue`` does; each needs an id and a title with a visible character."""
+    frame = ItemTable.from_items(items).frame
+    cleaned = ItemTable(pl.DataFrame(_columns(frame.get_column, separator="")))
+    return [cleaned.item(row) for row in range(len(cleaned))]
+
+
+def _columns(given: Callable[[str], pl.Series], separator: str) -> dict[str, pl.Series]:
+    """Clean every column of the item table."""
+    return {
+        "item_id": identifiers(given("item_id")),
+        "title": map_text(texts(given("title")), _title),
+        "description": optional_texts(given("description"), strip_tags),
+        "brand": optional_texts(given("brand")),
+        "category": categories(given("category"), separator),
+        "price": numbers(given("price")),
+        "currency": optional_texts(given("currency")),
+        "in_stock": booleans(given("in_stock")),
+        "attributes": attributes(given("attributes")),
+        "image_uri": identifiers(given("image_uri")),
+        "updated_at": timestamps(given("updated_at")),
+    }
 
 
 def _title(text: str) -> str | None:

@@ -19,6 +19,7 @@
         GateRefused         a bundle is not published because shoppers would lose
       DeviceUnavailable
       Overloaded
+      UpdatesRefused        the server takes no live updates in the state that it is in
       DeadlineExceeded
 
 Every message says what was expected, what was got and the remedy. Foreign exceptions are wrapped with
@@ -109,6 +110,10 @@ class DeviceUnavailable(TandemError):
 
 class Overloaded(TandemError):
     """The server's queues are full; the caller should retry later."""
+
+
+class UpdatesRefused(TandemError):
+    """The server takes no live updates in the state that it is in; the message says what ends it."""
 
 
 class DeadlineExceeded(TandemError):

@@ -19,7 +19,7 @@ import polars as pl
 from pydantic import BaseModel
 
 from corpus.catalogue import read_catalogue
-from corpus.errors import ConfigError, InputError
+from corpus.errors import ArtefactError, ConfigError, InputError
 from corpus.event_log import EventParts, read_events
 from corpus.events import EventType
 from corpus.examples import Behaviour, make_examples
@@ -27,7 +27,7 @@ from corpus.exposure import write_exposure
 from corpus.folders import replaced_folder
 from corpus.items import ItemTable
 from corpus.judgments import read_judgments
-from corpus.prepared import EXAMPLE_SCHEMA, FORMAT_VERSION, TABLES
+from corpus.prepared import EXAMPLE_SCHEMA, FORMAT_VERSION, TABLES, Prepared
 from corpus.rejects import DUPLICATE, RejectLog
 from corpus.settings import DataConfig
 
@@ -59,7 +59,7 @@ class PrepareReport(BaseModel):
     fingerprint: str
 
 
-def prepare(config: DataConfig, root: Path, out: Path) -> PrepareReport:
+def prepare(config: DataConfig, root: Path, out: Path, *, live_sequence: int | None = None) -> PrepareReport:
     """Write a prepared data folder, whole or not at all.
 
     Args:
@@ -67,6 +67,7 @@ def prepare(config: DataConfig, root: Path, out: Path) -> PrepareReport:
         root: Folder of the workspace, to which its paths are relative.
         out: The folder to write or replace; its layout is that of ``corpus.prepared``. Work files lie beside it until
             the end: about 200 bytes per event.
+        live_sequence: The last live update that the export holds already; None: the one noted in ``out``.
     Raises:
         ConfigError: If there is neither an event log nor judgments.
         BadSource: If a file is missing or damaged, lacks columns, or no item is usable.
@@ -76,10 +77,13 @@ def prepare(config: DataConfig, root: Path, out: Path) -> PrepareReport:
         raise ConfigError("expected data.events or data.judgments, got neither; name at least one file")
     kept_rejects = out.parent / f"{out.name}.rejects.jsonl"
     kept_rejects.unlink(missing_ok=True)
+    if live_sequence is None:
+        live_sequence = _noted_sequence(out)
     with replaced_folder(out) as folder:
         try:
             with RejectLog(folder / "rejects.jsonl") as rejects:
                 report = _write(config, root, folder, rejects)
+            _write_manifest(folder, report, config, rejects, live_sequence)
         except InputError as exc:
             if (folder / "rejects.jsonl").stat().st_size:
                 os.replace(folder / "rejects.jsonl", kept_rejects)
@@ -113,9 +117,14 @@ def _write(config: DataConfig, root: Path, folder: Path, rejects: RejectLog) -> 
         logger.warning("no training example: every search lies at or after the first split date")
     if log.by_type[EventType.IMPRESSION] and not n_exposed:
         logger.warning("no click rates: no impression of the training split has a position of 1 or more")
-    report = _report(items, log, behaviour, judged, splits, rejects, folder)
-    _write_manifest(folder, report, config, rejects)
-    return report
+    return _report(items, log, behaviour, judged, splits, rejects, folder)
+
+
+def _noted_sequence(out: Path) -> int:
+    try:
+        return Prepared(out).live_sequence
+    except ArtefactError:  # nothing was prepared yet, or by another release
+        return 0
 
 
 def _write_examples(behaviour: Behaviour, judged: pl.DataFrame, scratch: Path, out: Path) -> Counter[str]:
@@ -167,10 +176,13 @@ def _report(
     )
 
 
-def _write_manifest(folder: Path, report: PrepareReport, config: DataConfig, rejects: RejectLog) -> None:
+def _write_manifest(
+    folder: Path, report: PrepareReport, config: DataConfig, rejects: RejectLog, live_sequence: int
+) -> None:
     manifest = {
         "format_version": FORMAT_VERSION,
         "fingerprint": report.fingerprint,
+        "live_sequence": live_sequence,
         "counts": report.model_dump(exclude={"fingerprint", "valid_from", "test_from"}),
         "valid_from": report.valid_from,
         "test_from": report.test_from,

@@ -11,10 +11,10 @@ A folder ``data/`` with::
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -116,6 +116,9 @@ class Exposure:
         )
 
 
+T = TypeVar("T", Pairs, Exposure)
+
+
 class Prepared:
     """Reader of a prepared ``data/`` folder."""
 
@@ -137,6 +140,28 @@ class Prepared:
                 "run `tandem prepare` again"
             )
         self._items: ItemTable | None = None
+        self._places: npt.NDArray[np.int64] | None = None  # row in the folder's table -> row in ``items``, or -1
+
+    def under(self, items: ItemTable) -> "Prepared":
+        """Return the same data with the rows of another catalogue.
+
+        What it says about an item that this catalogue lacks is left out.
+
+        Args:
+            items: What rows are to be numbers of.
+        """
+        other = Prepared(self.folder)
+        other._items = items
+        own = self.items if self._places is None else Prepared(self.folder).items
+        if own.ids != items.ids:
+            rows = (items.row_of(item_id) for item_id in own.ids)
+            other._places = np.array([-1 if row is None else row for row in rows], dtype=np.int64)
+        return other
+
+    @property
+    def live_sequence(self) -> int:
+        """The last live update that the export itself holds (``tandem prepare --as-of``)."""
+        return int(self.manifest.get("live_sequence", 0))
 
     @property
     def fingerprint(self) -> str:
@@ -178,7 +203,8 @@ class Prepared:
             frame = frame.with_columns(pl.lit(None).alias("history"))
         if limit is not None:
             frame = frame.sort(pl.col("query_id").hash(seed)).head(limit)
-        return [_example(row) for row in frame.collect(engine="streaming").iter_rows(named=True)]
+        found = [_example(row) for row in frame.collect(engine="streaming").iter_rows(named=True)]
+        return found if self._places is None else [_moved(example, self._places) for example in found]
 
     def pairs_before(self, split: Split) -> Pairs:
         """Read the pairs of all splits before one: what may be known when its searches are answered."""
@@ -204,7 +230,7 @@ class Prepared:
         shoppers = frame["user_id"].rank("dense").cast(pl.Int64).fill_null(0).to_numpy() - 1
         queries = frame.select(pl.col("query").unique(maintain_order=True))
         numbered = frame.join(queries.with_row_index("number"), on="query", how="left", maintain_order="left")
-        return Pairs(
+        found = Pairs(
             queries=queries["query"].to_list(),
             query=numbered["number"].cast(pl.Int64).to_numpy(),
             row=numbered["row"].cast(pl.Int64).to_numpy(),
@@ -212,6 +238,7 @@ class Prepared:
             shopper=shoppers,
             timestamp=frame["timestamp"].dt.replace_time_zone(None).to_numpy(),
         )
+        return found if self._places is None else in_rows(found, self._places)
 
     def exposure_before(self, split: Split) -> Exposure:
         """Read the exposure in all splits before one: what may be known when its searches are answered."""
@@ -227,12 +254,24 @@ class Prepared:
             .sort("row")
             .collect()
         )
-        return Exposure(
+        found = Exposure(
             row=frame["row"].cast(pl.Int64).to_numpy(),
             impressions=frame["impressions"].to_numpy(),
             clicks=frame["clicks"].to_numpy(),
             expected_clicks=frame["expected_clicks"].to_numpy(),
         )
+        return found if self._places is None else in_rows(found, self._places)
+
+
+def in_rows(columns: T, places: npt.NDArray[np.int64]) -> T:
+    """Translate pairs or exposure to the rows of another catalogue; ``places`` is -1 for items that it lacks."""
+    rows = places[columns.row]
+    return replace(columns, row=rows).take(rows >= 0)
+
+
+def _moved(example: Example, places: npt.NDArray[np.int64]) -> Example:
+    labels = (replace(label, row=int(places[label.row])) for label in example.labels)
+    return replace(example, labels=tuple(label for label in labels if label.row >= 0))
 
 
 def _judges(query_id: str) -> bool:

@@ -51,6 +51,11 @@ class Workspace:
         return self.root / "bundles"
 
     @property
+    def live(self) -> Path:
+        """The log of live updates."""
+        return self.root / "live"
+
+    @property
     def embeddings(self) -> Path:
         """Item embeddings by content hash, shared by every stage that needs them."""
         return self.root / "cache" / "embeddings"

@@ -16,12 +16,15 @@ from pydantic import BaseModel, ConfigDict
 
 from corpus.errors import InputError
 from corpus.items import ItemTable
+from corpus.live_items import merge_changes
+from corpus.live_log import read_changes
 from corpus.prepared import SPLITS, Example, Prepared
 from corpus.workspace import Workspace
 from indexer.bundle import (
     BEHAVIOUR_FOLDER,
     BLEND_FOLDER,
     ENCODER_FOLDER,
+    ITEM_ENCODER_FOLDER,
     ITEMS_FILE,
     LEXICAL_FOLDER,
     PASSAGES_FOLDER,
@@ -34,7 +37,7 @@ from indexer.checks import check_agreement, reach_recall
 from indexer.config import BuildConfig
 from indexer.construction import construction
 from indexer.description import Built, describe
-from indexer.engines import get_encoder, put_encoder, put_reranker
+from indexer.engines import get_encoder, put_encoder, put_item_encoder, put_reranker
 from indexer.manifest import MANIFEST_FILE, BundleManifest
 from indexer.models import TrainedModels, check_channels, choose_models, resolved_config
 from indexer.publish import current_version
@@ -120,6 +123,7 @@ def build_bundle(
             ann_recall=ann_recall,
             n_recall_queries=n_recall_queries,
             data_fingerprint=plan.prepared.fingerprint,
+            live_sequence=plan.live_sequence,
         )
         manifest = describe(built)
         (site.folder / MANIFEST_FILE).write_bytes(manifest.render())
@@ -140,6 +144,7 @@ class _Plan:
 
     prepared: Prepared
     items: ItemTable
+    live_sequence: int  # of the last live update in them
     models: TrainedModels
     stage: RetrieverConfig  # resolved: see TrainedModels.retriever_config
     config: BuildConfig
@@ -155,7 +160,11 @@ class _Embedded:
 
 
 def _plan(workspace: Workspace, wanted: RetrieverConfig, config: BuildConfig, models: TrainedModels) -> _Plan:
-    prepared = Prepared(workspace.data)
+    exported = Prepared(workspace.data)
+    changes = read_changes(workspace.live, after=exported.live_sequence)
+    prepared = exported.under(merge_changes(exported.items, changes))
+    if changes:
+        logger.info("putting live updates %d to %d into the catalogue", changes[0].sequence, changes[-1].sequence)
     if not len(prepared.items):
         raise InputError(f"expected items in {prepared.folder}, got an empty catalogue; mend the source and prepare it")
     stage = resolved_config(models.retriever, wanted)
@@ -163,6 +172,7 @@ def _plan(workspace: Workspace, wanted: RetrieverConfig, config: BuildConfig, mo
     return _Plan(
         prepared=prepared,
         items=prepared.items,
+        live_sequence=changes[-1].sequence if changes else exported.live_sequence,
         models=models,
         stage=stage,
         config=config,
@@ -197,6 +207,8 @@ def _write_first_stage(plan: _Plan, embedded: _Embedded, folder: Path) -> Retrie
         dim=dim,
         queries=queries,
     )
+    texts = passages(ItemTable.from_items(map(plan.items.item, range(min(8, len(plan.items))))), plan.stage.item_fields)
+    put_item_encoder(plan.models.retriever_folder, folder / ITEM_ENCODER_FOLDER, plan.config, plan.stage, texts)
     encoder = get_encoder(folder / ENCODER_FOLDER, plan.config.engine, max_tokens=max_tokens, dim=dim, n_threads=None)
     # of all splits: what is held back from the models to judge them by is the newest that the store knows
     pairs, exposure = plan.prepared.pairs(*SPLITS), plan.prepared.exposure(*SPLITS)

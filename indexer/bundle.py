@@ -8,11 +8,11 @@ import numpy as np
 from pydantic import ValidationError
 
 from corpus.columns import ItemColumns
-from corpus.errors import ArtefactError, BundleCorrupt, ModelIndexMismatch
+from corpus.errors import ArtefactError, BundleCorrupt, ModelIndexMismatch, UpdatesRefused
 from corpus.items import ItemTable
-from corpus.prepared import Exposure, Pairs, Prepared, Split
+from corpus.prepared import Exposure, Pairs, Prepared, Split, in_rows
 from indexer.config import BuildConfig
-from indexer.engines import get_encoder, get_reranker
+from indexer.engines import get_encoder, get_item_encoder, get_reranker
 from indexer.manifest import BundleManifest, read_manifest
 from indexer.verify import verify_bundle
 from rerank.features import FeatureExtractor
@@ -20,6 +20,7 @@ from rerank.inputs import PassageTokens
 from rerank.reranker import Reranker
 from retrieval.behaviour import Behaviour
 from retrieval.config import RetrieverConfig
+from retrieval.encoder import TextEncoder
 from retrieval.lexical_index import LexicalIndex
 from retrieval.retriever import Retriever
 from retrieval.vector_index import VectorIndex
@@ -30,6 +31,7 @@ VECTOR_INDEX_FILE = "vector.index"
 LEXICAL_FOLDER = "lexical"
 PASSAGES_FOLDER = "passages"
 ENCODER_FOLDER = "encoder"
+ITEM_ENCODER_FOLDER = "item_encoder"  # only where the query encoder's graph cannot stand for it
 RERANKER_FOLDER = "reranker"
 BEHAVIOUR_FOLDER = "behaviour"
 BLEND_FOLDER = "blend"
@@ -42,6 +44,7 @@ class Bundle:
     """An opened bundle."""
 
     manifest: BundleManifest
+    folder: Path
     items: ItemTable
     columns: ItemColumns  # of the items
     stage: RetrieverConfig  # settings of the first stage that it was built with
@@ -87,7 +90,7 @@ def _in_rows_of(items: ItemTable, others: ItemTable, columns: T) -> T:
     if items.ids == others.ids:
         return columns
     rows = np.array([-1 if (row := items.row_of(item_id)) is None else row for item_id in others.ids], dtype=np.int64)
-    return replace(columns, row=rows[columns.row]).take(rows[columns.row] >= 0)
+    return in_rows(columns, rows)
 
 
 def open_bundle(folder: Path, *, n_threads: int | None = None, verify: bool = True) -> Bundle:
@@ -136,6 +139,7 @@ def open_bundle(folder: Path, *, n_threads: int | None = None, verify: bool = Tr
         raise BundleCorrupt(f"bundle {manifest.version} in {folder} cannot be opened: {exc}") from exc
     return Bundle(
         manifest=manifest,
+        folder=folder,
         items=items,
         columns=columns,
         stage=stage,
@@ -143,6 +147,37 @@ def open_bundle(folder: Path, *, n_threads: int | None = None, verify: bool = Tr
         retriever=retriever,
         reranker=reranker,
     )
+
+
+def open_item_encoder(bundle: Bundle, *, n_threads: int | None = None) -> TextEncoder:
+    """Open the encoder of an opened bundle's items, for those that change while it is served.
+
+    Raises:
+        UpdatesRefused: If the bundle holds none.
+        ModelIndexMismatch: If it is not the one that the vectors are from.
+    """
+    build, _ = _sections(bundle.manifest)
+    expected = bundle.manifest.retriever.item_encoder_fingerprint
+    encoder = get_item_encoder(
+        bundle.folder / ENCODER_FOLDER,
+        bundle.folder / ITEM_ENCODER_FOLDER,
+        build,
+        stage=bundle.stage,
+        query_encoder=bundle.retriever.encoder,
+        fingerprint=expected,
+        n_threads=n_threads,
+    )
+    if encoder is None:
+        raise UpdatesRefused(
+            f"expected an item encoder in bundle {bundle.manifest.version}, which was built before live updates "
+            "existed; build it again and publish"
+        )
+    if encoder.fingerprint != expected or encoder.dim != bundle.manifest.dim:
+        raise ModelIndexMismatch(
+            f"expected the item encoder {expected[:12]} that bundle {bundle.manifest.version} was indexed with, got "
+            f"{encoder.fingerprint[:12]}; build the bundle again"
+        )
+    return encoder
 
 
 def _sections(manifest: BundleManifest) -> tuple[BuildConfig, RetrieverConfig]:

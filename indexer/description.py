@@ -51,6 +51,7 @@ class Built:
     ann_recall: float
     n_recall_queries: int
     data_fingerprint: str
+    live_sequence: int
 
 
 def describe(built: Built) -> BundleManifest:
@@ -79,6 +80,7 @@ def describe(built: Built) -> BundleManifest:
         ann_recall=built.ann_recall,
         n_recall_queries=built.n_recall_queries,
         data_fingerprint=built.data_fingerprint,
+        live_sequence=built.live_sequence,
         packages=_packages(),
         files=hash_files(built.folder),
     )

@@ -19,10 +19,12 @@ from rerank.quantisation import calibration_batches
 from rerank.reranker import Reranker, join_reranker, open_reranker
 from rerank.scorer import export_reranker, open_torch_scorer
 from retrieval.arrays import IntArray
+from retrieval.config import RetrieverConfig
 from retrieval.encoder import TextEncoder, export_encoder, open_encoder, open_torch_encoder
 from retrieval.model_info import MODEL_FOLDER as RETRIEVER_FOLDER
 
 TOKENIZER_FILE = "tokenizer.json"
+LIVE_TOKEN_BUDGET = 256  # per run while searches wait for the same engine: some 10 ms of MiniLM on two cores
 
 
 def put_encoder(
@@ -65,6 +67,69 @@ def get_encoder(
     if engine == "torch":
         return open_torch_encoder(folder, role="query", max_tokens=max_tokens, dim=dim)
     return open_encoder(folder, n_threads=n_threads)
+
+
+def put_item_encoder(
+    model_dir: Path, out: Path, config: BuildConfig, stage: RetrieverConfig, texts: Sequence[str]
+) -> None:
+    """Write the item tower into a bundle, for live updates, unless what the query tower left there can stand for it.
+
+    Args:
+        model_dir: A retriever version's folder.
+        out: Where to write; must not exist.
+        config: Engine and precision.
+        stage: Settings of the first stage, resolved.
+        texts: Passages to trace with; at least one.
+    """
+    if config.engine == "torch" or _towers_are_one(config, stage):
+        return
+    # fp32 whatever the query encoder's precision: what is embedded later must compare with what was embedded by torch
+    export_encoder(
+        model_dir / RETRIEVER_FOLDER,
+        out,
+        role="item",
+        precision="fp32",
+        calibration_texts=texts,
+        max_tokens=stage.max_item_tokens,
+        dim=stage.dim,
+    )
+
+
+def get_item_encoder(
+    query_folder: Path,
+    folder: Path,
+    config: BuildConfig,
+    *,
+    stage: RetrieverConfig,
+    query_encoder: TextEncoder,
+    fingerprint: str,
+    n_threads: int | None,
+) -> TextEncoder | None:
+    """Open the item tower, by whichever way it got into the bundle; None if it did not.
+
+    Args:
+        query_folder: Where ``put_encoder`` wrote.
+        folder: Where ``put_item_encoder`` wrote, if it did.
+        config: Engine and precision.
+        stage: Settings of the first stage, resolved.
+        query_encoder: As opened: its engine serves both where towers are shared.
+        fingerprint: That of the item tower, where the query tower stands for it.
+        n_threads: Threads of an engine of its own.
+    """
+    if config.engine == "torch":
+        return open_torch_encoder(query_folder, role="item", max_tokens=stage.max_item_tokens, dim=stage.dim)
+    if folder.is_dir():
+        return open_encoder(folder, n_threads=n_threads)
+    if not _towers_are_one(config, stage):
+        return None
+    info = query_encoder.info.model_copy(
+        update={"max_tokens": stage.max_item_tokens, "fingerprint": fingerprint, "role": "item"}
+    )
+    return query_encoder.reading(info, token_budget=LIVE_TOKEN_BUDGET)
+
+
+def _towers_are_one(config: BuildConfig, stage: RetrieverConfig) -> bool:
+    return config.encoder_precision == "fp32" and stage.towers == "shared"
 
 
 def put_reranker(

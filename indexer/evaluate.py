@@ -114,7 +114,7 @@ def evaluate(
         ModelIndexMismatch: If the data is not what the bundle was built from: its rows would name other items.
         InputError: If the split holds no query with an answer.
     """
-    _check_same_catalogue(prepared, bundle)
+    prepared = _in_rows_of(bundle, prepared)
     notes: list[str] = []
     drawn = _draw(prepared, bundle, config, notes)
 
@@ -268,9 +268,13 @@ def _oracle(workspace: Workspace) -> "Oracle | None":
     return Oracle.read(path)
 
 
-def _check_same_catalogue(prepared: Prepared, bundle: Bundle) -> None:
-    if prepared.items.ids != bundle.items.ids:
-        raise ModelIndexMismatch(
-            f"expected bundle {bundle.manifest.version} to hold the catalogue of {prepared.folder}, "
-            "got another one; build a bundle from this data"
-        )
+def _in_rows_of(bundle: Bundle, prepared: Prepared) -> Prepared:
+    """Return the data with the bundle's rows; raise if it is not what the bundle was built from."""
+    if prepared.items.ids == bundle.items.ids:
+        return prepared
+    if bundle.manifest.live_sequence and prepared.fingerprint == bundle.manifest.data_fingerprint:
+        return prepared.under(bundle.items)  # the build put live updates into the catalogue
+    raise ModelIndexMismatch(
+        f"expected bundle {bundle.manifest.version} to hold the catalogue of {prepared.folder}, "
+        "got another one; build a bundle from this data"
+    )

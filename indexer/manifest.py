@@ -91,6 +91,7 @@ class BundleManifest(_Entry):
     ann_recall: Annotated[float, Field(ge=0, le=1)]  # ann_recall@100: the vector index against exact search
     n_recall_queries: Annotated[int, Field(ge=0)]  # on so many validation queries
     data_fingerprint: str  # of the prepared data
+    live_sequence: Annotated[int, Field(ge=0)] = 0  # the last live update that the catalogue holds (corpus.live_log)
     packages: dict[str, str]  # name → version of what built it
     files: dict[str, FileEntry]  # path inside the bundle, with `/` → digest and size; all but the manifest
 
@@ -111,6 +112,8 @@ class BundleManifest(_Entry):
     def render(self) -> bytes:
         """Return the content of ``manifest.json``: canonical JSON in which ``checksum`` comes first."""
         document = self.model_dump(mode="json")
+        if not self.live_sequence:
+            del document["live_sequence"]  # as bundles are that know nothing of live updates
         return _dump({"checksum": hashlib.sha256(_dump(document)).hexdigest(), **document})
 
 

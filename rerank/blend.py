@@ -42,6 +42,11 @@ class Blend:
         self._second = second
         self._extractor = extractor
 
+    @property
+    def extractor(self) -> FeatureExtractor:
+        """What computes the features."""
+        return self._extractor
+
     def features(self, query: str, history: Sequence[HistoryEvent], candidates: Candidates) -> FloatArray:
         """See ``FeatureExtractor.features``."""
         return self._extractor.features(query, history, candidates)

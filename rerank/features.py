@@ -7,13 +7,13 @@ known is NaN, which the trees treat as a case of its own; a missing history is n
 ``FEATURE_VERSION`` and the names are part of a blend's fingerprint.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from corpus.columns import ItemColumns, TextColumn
 from corpus.events import EventType, HistoryEvent
-from corpus.items import ItemTable
+from corpus.items import Item, ItemTable
 from rerank.tastes import Tastes
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.behaviour import Behaviour
@@ -89,13 +89,31 @@ class FeatureExtractor:
             columns: Its properties.
             behaviour: Its tables.
         """
+        self._join(items, columns, behaviour, Tastes(columns, behaviour.popularity))
+
+    def _join(self, items: ItemTable, columns: ItemColumns, behaviour: Behaviour, tastes: Tastes) -> None:
         self._behaviour = behaviour
         self._columns = columns
         self._row_of = items.row_of
-        self._tastes = Tastes(columns, behaviour.popularity)
+        self._tastes = tastes
         with np.errstate(divide="ignore", invalid="ignore"):
             self._prices = np.where(columns.price > 0, np.log(columns.price), np.nan).astype(np.float32)
         self._stock = columns.in_stock.astype(np.float32)
+
+    def with_changes(
+        self, items: ItemTable, columns: ItemColumns, behaviour: Behaviour, changed: Mapping[int, Item]
+    ) -> "FeatureExtractor":
+        """Return an extractor over the catalogue after live updates.
+
+        Args:
+            items: The catalogue now.
+            columns: Its properties now.
+            behaviour: Tables with a place for every row.
+            changed: The rows that this extractor does not know as they are now.
+        """
+        after = object.__new__(type(self))
+        after._join(items, columns, behaviour, self._tastes.with_changes(changed))
+        return after
 
     def features(self, query: str, history: Sequence[HistoryEvent], candidates: Candidates) -> FloatArray:
         """Compute everything that is known before the cross-encoder has read anything.

@@ -49,15 +49,17 @@ class HistoryPiece:
     place: int  # 0 for the newest of those that were offered
 
 
+def item_name(title: str, brand: str | None) -> str:
+    """Return what a history calls an item; see ``item_names``."""
+    return title if not brand or brand.casefold() in title.casefold() else f"{brand} {title}"
+
+
 def item_names(items: ItemTable) -> Callable[[str], str | None]:
     """Return a look-up of an item's name by its id, None for unknown items.
 
     The name is the title, with the brand before it where the title does not hold it: taste is often taste in brands.
     """
-    names = [
-        title if not brand or brand.casefold() in title.casefold() else f"{brand} {title}"
-        for title, brand in zip(items.column("title"), items.column("brand"), strict=True)
-    ]
+    names = [item_name(title, brand) for title, brand in zip(items.column("title"), items.column("brand"), strict=True)]
 
     def name_of(item_id: str) -> str | None:
         row = items.row_of(item_id)

@@ -97,12 +97,20 @@ class Reranker:
         self.score_weights = score_weights
         self.blend = blend
         self.clock = time.monotonic
-        self._name_of = name_of
+        self.name_of = name_of
         self._seconds_per_token: float | None = None  # running estimate; a lost update between threads does no harm
 
     def with_blend(self, blend: "Blend | None") -> "Reranker":
         """Return the same cross-encoder under another blend, or under none."""
-        return Reranker(self.scorer, self.passage_tokens, self._name_of, self.config, self.score_weights, blend)
+        return Reranker(self.scorer, self.passage_tokens, self.name_of, self.config, self.score_weights, blend)
+
+    def with_items(
+        self, passage_tokens: PassageTokens, name_of: Callable[[str], str | None], blend: "Blend | None"
+    ) -> "Reranker":
+        """Return the same cross-encoder, as fast as it is known to be, over other items."""
+        after = Reranker(self.scorer, passage_tokens, name_of, self.config, self.score_weights, blend)
+        after._seconds_per_token = self._seconds_per_token
+        return after
 
     def rerank(
         self,
@@ -155,7 +163,7 @@ class Reranker:
         return Pairs(prefixes=[prefix] * len(rows), passages=[self.passage_tokens.of(row) for row in rows.tolist()])
 
     def _prefix(self, query: str, history: Sequence[HistoryEvent]) -> TokenArray:
-        return self.tokenizer.prefix(query, history, self._name_of, self.config)
+        return self.tokenizer.prefix(query, history, self.name_of, self.config)
 
     def _read(self, query: str, history: Sequence[HistoryEvent], rows: IntArray, deadline: float | None) -> _Read:
         """Score items from the first on while time lasts."""

@@ -1,6 +1,6 @@
 """What the log knows that no text does: what is chosen after a query, how often and readily an item, what with what."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +76,17 @@ class Behaviour:
                 most=config.max_related,
                 shrinkage=config.shrinkage,
             ),
+        )
+
+    def extended(self, n_items: int) -> "Behaviour":
+        """Return the same tables with places behind them, up to ``n_items``, for items that nobody chose or saw yet."""
+        behind = (0, n_items - len(self.popularity))
+        return replace(
+            self,
+            popularity=np.pad(self.popularity, behind),
+            recent=np.pad(self.recent, behind),
+            click_rate=np.pad(self.click_rate, behind, constant_values=np.nan),
+            related=self.related.extended(n_items),
         )
 
     def save(self, folder: Path) -> None:

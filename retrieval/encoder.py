@@ -64,6 +64,15 @@ class TextEncoder:
         self.tokenizer, self._pad_id = _bare(tokenizer, info.max_tokens)
         self._engine = engine
 
+    def reading(self, info: EncoderInfo, *, token_budget: int) -> "TextEncoder":
+        """Return an encoder on the same engine that reads other lengths of text: the other one of two shared towers.
+
+        Args:
+            info: Its identity.
+            token_budget: Most tokens per engine call: how long it keeps the engine from this encoder at a time.
+        """
+        return TextEncoder(self.tokenizer, self._engine, info, token_budget=token_budget)
+
     @property
     def dim(self) -> int:
         """Width of an embedding."""

@@ -5,9 +5,9 @@ import tempfile
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tantivy
@@ -19,8 +19,8 @@ from corpus.items import ItemTable
 from corpus.progress import track
 from retrieval.arrays import FloatArray, IntArray, check_depth
 from retrieval.config import TEXT_FIELDS, LexicalConfig
-from retrieval.identifiers import Identifier, item_terms, query_identifiers
-from retrieval.lexical_text import segment_item, segment_query, without_runs
+from retrieval.identifiers import Identifier, query_identifiers
+from retrieval.lexical_text import item_texts, segment_query, without_runs
 from retrieval.row_set import RowSet
 from retrieval.spelling import Speller, Word
 
@@ -44,6 +44,27 @@ class LexicalSettings(Section):
     format_version: int = FORMAT_VERSION
     n_items: int = Field(ge=0)
     config: LexicalConfig
+
+
+class Vocabulary(Protocol):
+    """Words and identifiers of items that an index does not hold yet."""
+
+    def knows(self, word: str) -> bool:
+        """Tell whether a word, lowered and without accents, finds any of them."""
+        ...
+
+    def n_with(self, identifier: str) -> int:
+        """Return how many of them have an identifier."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemWords:
+    """What an item is found by."""
+
+    terms: dict[str, list[str]]  # field -> its words as the index has them, repetitions kept
+    spelling: frozenset[str]  # words as they are spelt
+    identifiers: tuple[str, ...]
 
 
 class LexicalIndex:
@@ -188,13 +209,38 @@ class LexicalIndex:
                 return rows[kept[:k]], scores[kept[:k]]
             limit = min(len(self), 4 * limit)
 
-    def correct(self, query: str) -> str | None:
+    def analyse(self, items: ItemTable) -> list[ItemWords]:
+        """Return what items would be found by, were they in this index."""
+        return [
+            ItemWords(
+                terms={name: self._analyser.analyze(text) for name, text in texts.words.items()},
+                spelling=frozenset(self._spelling_analyser.analyze(texts.spelling)),
+                identifiers=texts.identifiers,
+            )
+            for texts in item_texts(items, self.settings.config)
+        ]
+
+    def query_terms(self, query: str) -> list[tuple[str, int]]:
+        """Return a query's words as the index has them, and how often each is typed; the rest of a long one is cut."""
+        return Counter(self._analyser.analyze(segment_query(query))).most_common(MAX_QUERY_TERMS)
+
+    @property
+    def boosts(self) -> dict[str, float]:
+        """What a word in each field counts; fields without weight are left out."""
+        return self._boosts
+
+    def n_with(self, field: str, term: str) -> int:
+        """Return how many items have a term in a field."""
+        return int(self._searcher.doc_freq(field, term))
+
+    def correct(self, query: str, *, beside: Vocabulary | None = None) -> str | None:
         """Mend the words of a query that the catalogue lacks; see ``retrieval.spelling``.
 
         Identifiers that items have stay as they are.
 
         Args:
             query: Any text.
+            beside: What else is known, and therefore no mistake.
         Returns:
             The query in Unicode NFKC with the mended words in lower case and without accents; None if there is
             nothing to mend, or nothing is known that would mend it.
@@ -202,18 +248,23 @@ class LexicalIndex:
             ArtefactError: If the index fails.
         """
         try:
-            return self._corrected(unicodedata.normalize("NFKC", query))
+            return self._corrected(unicodedata.normalize("NFKC", query), beside)
         except ValueError as exc:
             raise ArtefactError(f"the lexical index failed: {exc}; build the bundle again") from exc
 
-    def _corrected(self, query: str) -> str | None:
+    def _corrected(self, query: str, beside: Vocabulary | None = None) -> str | None:
         tokens = self._spelling_analyser.pre_tokenize(without_runs(query)).tokens
         words = [Word(text=token.text, start=token.char_offset_from, end=token.char_offset_to) for token in tokens]
         if self._speller.is_clean(words):
             return None
-        identifiers = [identifier for identifier, _ in self._known_identifiers(query)]
+        if beside is not None:
+            words = [replace(word, fixed=beside.knows(word.text)) for word in words]
+        identifiers = [identifier for identifier, _ in self.known_identifiers(query, beside=beside)]
         words = [
-            replace(word, fixed=any(known.start <= word.start and word.end <= known.end for known in identifiers))
+            replace(
+                word,
+                fixed=word.fixed or any(known.start <= word.start and word.end <= known.end for known in identifiers),
+            )
             for word in words
         ]
         corrected, end = "", 0
@@ -233,8 +284,7 @@ class LexicalIndex:
 
     def _words(self, query: str) -> Iterator[Any]:
         """Yield boost x BM25 for each word and field; a word that is typed twice counts twice."""
-        terms = Counter(self._analyser.analyze(segment_query(query))).most_common(MAX_QUERY_TERMS)
-        for term, count in terms:
+        for term, count in self.query_terms(query):
             for name, boost in self._boosts.items():
                 of_term = tantivy.Query.term_query(self._schema, name, term, index_option="freq")
                 yield tantivy.Query.boost_query(of_term, boost * count)
@@ -242,18 +292,31 @@ class LexicalIndex:
     def _identifiers(self, query: str) -> Iterator[Any]:
         """Yield boost x idf x words for each identifier: how often or beside what it stands in an item says nothing."""
         boost = self.settings.config.identifier
-        for identifier, n in self._known_identifiers(query) if boost > 0 else ():
-            idf = math.log1p((len(self) - n + 0.5) / (n + 0.5))  # as BM25 has it
+        for identifier, n in self.known_identifiers(query) if boost > 0 else ():
             of_term = tantivy.Query.term_query(self._schema, IDENTIFIER, identifier.term, index_option="basic")
             # it stands for so many words, of which another item may have all but one
-            yield tantivy.Query.const_score_query(of_term, boost * idf * identifier.n_words)
+            yield tantivy.Query.const_score_query(of_term, boost * self.idf(n) * identifier.n_words)
 
-    def _known_identifiers(self, query: str) -> list[tuple[Identifier, int]]:
-        """Return the identifiers of a query that items have, and how many: the longest first, without overlap."""
+    def idf(self, n: int) -> float:
+        """Return BM25's inverse document frequency of what n items have.
+
+        Source: Robertson & Zaragoza 2009, eq. 3.3, plus 1 inside the logarithm as Lucene and tantivy have it.
+        """
+        return math.log1p((len(self) - n + 0.5) / (n + 0.5))
+
+    def known_identifiers(self, query: str, *, beside: Vocabulary | None = None) -> list[tuple[Identifier, int]]:
+        """Return the identifiers of a query that items have, and how many: the longest first, without overlap.
+
+        Args:
+            query: In Unicode NFKC.
+            beside: Where identifiers are looked up that no item of the index has.
+        """
         known: list[tuple[Identifier, int]] = []
         for identifier in query_identifiers(query)[:MAX_QUERY_TERMS]:
             free = all(identifier.end <= other.start or other.end <= identifier.start for other, _ in known)
-            n = self._searcher.doc_freq(IDENTIFIER, identifier.term) if free else 0
+            n = self.n_with(IDENTIFIER, identifier.term) if free else 0
+            if free and not n and beside is not None:
+                n = beside.n_with(identifier.term)
             if n:
                 known.append((identifier, n))
         return known
@@ -309,25 +372,11 @@ def _schema() -> Any:  # noqa: ANN401 - tantivy.Schema
 
 
 def _documents(items: ItemTable, config: LexicalConfig) -> Iterator[Any]:
-    columns = [items.column(name) for name in TEXT_FIELDS]
-    for row, (item_id, *values) in enumerate(zip(items.ids, *columns, strict=True)):
-        fields = dict(zip(TEXT_FIELDS, values, strict=True))
+    for row, texts in enumerate(item_texts(items, config)):
         document = tantivy.Document()
         document.add_unsigned(ROW, row)
-        for name, value in fields.items():
-            if value:
-                text = _words(name, value)
-                document.add_text(name, segment_item(text))
-                if getattr(config, name) > 0:  # a word that finds nothing mends nothing
-                    document.add_text(SPELLING, without_runs(text))
-        attributes = (text for pair in fields["attributes"] or () for text in pair["values"] or ())
-        document.add_text(IDENTIFIER, " ".join(item_terms(item_id, (fields["title"], *attributes))))
+        for name, text in texts.words.items():
+            document.add_text(name, text)
+        document.add_text(SPELLING, texts.spelling)
+        document.add_text(IDENTIFIER, " ".join(texts.identifiers))
         yield document
-
-
-def _words(name: str, value: Any) -> str:  # noqa: ANN401 - a cell of any column
-    if name == "category":
-        return " ".join(value)
-    if name == "attributes":
-        return " ".join(f"{pair['name']} {' '.join(pair['values'] or ())}" for pair in value)
-    return str(value)

@@ -9,7 +9,13 @@ Retrieval (pairs and single characters together).
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from corpus.items import ItemTable
+from retrieval.config import TEXT_FIELDS, LexicalConfig
+from retrieval.identifiers import item_terms
 
 # ideographs and their iteration marks, kana with its length and iteration marks, Hangul syllables
 _CJK = (
@@ -49,3 +55,35 @@ def _segment(text: str, cut: Callable[[str], list[str]]) -> str:
 
 def _pairs(run: str) -> list[str]:
     return [run[at : at + 2] for at in range(max(1, len(run) - 1))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemTexts:
+    """What an item is indexed as."""
+
+    words: dict[str, str]  # field -> text, fields without any left out
+    spelling: str
+    identifiers: tuple[str, ...]
+
+
+def item_texts(items: ItemTable, config: LexicalConfig) -> Iterator[ItemTexts]:
+    """Yield what each item is indexed as, in row order."""
+    columns = [items.column(name) for name in TEXT_FIELDS]
+    for item_id, *values in zip(items.ids, *columns, strict=True):
+        fields = dict(zip(TEXT_FIELDS, values, strict=True))
+        written = {name: _words(name, value) for name, value in fields.items() if value}
+        attributes = (text for pair in fields["attributes"] or () for text in pair["values"] or ())
+        yield ItemTexts(
+            words={name: segment_item(text) for name, text in written.items()},
+            # a word that finds nothing mends nothing
+            spelling="\n".join(without_runs(text) for name, text in written.items() if getattr(config, name) > 0),
+            identifiers=tuple(item_terms(item_id, (fields["title"], *attributes))),
+        )
+
+
+def _words(name: str, value: Any) -> str:  # noqa: ANN401 - a cell of any column
+    if name == "category":
+        return " ".join(value)
+    if name == "attributes":
+        return " ".join(f"{pair['name']} {' '.join(pair['values'] or ())}" for pair in value)
+    return str(value)

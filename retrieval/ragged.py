@@ -1,7 +1,7 @@
 """Rows of unequal length in flat arrays: what each query led to, what belongs to each item."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -57,6 +57,10 @@ class Ragged:
         empty: tuple[Rows32, FloatArray] = (np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32))
         rows, values = (np.concatenate(column) for column in zip(empty, *parts, strict=True))
         return cls(offsets=offsets, rows=rows, values=values)
+
+    def extended(self, n_keys: int) -> Self:
+        """Return the same rows with empty ones behind them, up to ``n_keys``."""
+        return replace(self, offsets=np.pad(self.offsets, (0, n_keys - len(self)), mode="edge"))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

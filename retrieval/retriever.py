@@ -19,7 +19,7 @@ from retrieval.model_info import MODEL_FOLDER, load_retriever_info
 from retrieval.passages import passages
 from retrieval.query_log import QueryLog
 from retrieval.row_set import RowSet
-from retrieval.vector_index import VectorIndex
+from retrieval.vector_index import VectorHits, VectorIndex
 
 __all__ = ["Candidates", "Retriever", "build_retriever"]
 
@@ -113,15 +113,28 @@ class Retriever:
         """Ask the channels that weigh anything."""
         check_depth(k)
         vectors = self.encoder.encode(queries)  # (n_queries, dim)
-        hits = self.vector_index.search(vectors, k, exact=exact, allowed=allowed)
+        hits = self._near(vectors, k, exact=exact, allowed=allowed)
         log = self.query_log if weights.behaviour > 0 else None
         pools = []
         for query, vector, ids, scores in zip(queries, vectors, hits.ids, hits.scores, strict=True):
             found = ids >= 0
-            words = self.lexical_index.search(query, k, allowed=allowed) if weights.dense < 1 else _NOTHING
-            chosen = log.search(vector, k, allowed=allowed) if log is not None else _NOTHING
+            words = self._worded(query, k, allowed=allowed) if weights.dense < 1 else _NOTHING
+            chosen = self._chosen(log, vector, k, allowed=allowed) if log is not None else _NOTHING
             pools.append(make_pool((ids[found], scores[found]), words, chosen, partial(self._cosines, vector)))
         return pools
+
+    # what ``retrieval.live_retriever`` has answers of its own to
+
+    def _near(self, vectors: FloatArray, k: int, *, exact: bool, allowed: RowSet | None) -> VectorHits:
+        return self.vector_index.search(vectors, k, exact=exact, allowed=allowed)
+
+    def _worded(self, query: str, k: int, *, allowed: RowSet | None) -> tuple[IntArray, FloatArray]:
+        return self.lexical_index.search(query, k, allowed=allowed)
+
+    def _chosen(
+        self, log: QueryLog, vector: FloatArray, k: int, *, allowed: RowSet | None
+    ) -> tuple[IntArray, FloatArray]:
+        return log.search(vector, k, allowed=allowed)
 
     def _cosines(self, vector: FloatArray, rows: IntArray) -> FloatArray:
         return self.vector_index.vectors_of(rows) @ vector

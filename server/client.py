@@ -19,6 +19,7 @@ from corpus.errors import (
     NotImplementedField,
     Overloaded,
     TandemError,
+    UpdatesRefused,
     VersionNotFound,
 )
 from corpus.events import Event, HistoryEvent
@@ -88,14 +89,14 @@ class RecordEventsResponse:
     unknown_item_ids: tuple[str, ...]  # kept; they count once the catalogue that is served has them
 
 
-class TandemClient:
-    """Talks to a server over one connection. Safe to share between threads.
+class Connection:
+    """One connection to a server. Safe to share between threads.
 
     Errors of the server come back as the same types that it raised: ``InputError`` with the field at fault,
     ``DeadlineExceeded``, ``Overloaded``, …
     """
 
-    def __init__(self, address: str, *, timeout_s: float = 5.0) -> None:
+    def __init__(self, address: str, *, timeout_s: float) -> None:
         """Connect when first needed.
 
         Args:
@@ -105,7 +106,6 @@ class TandemClient:
         self._address = address
         self._timeout_s = timeout_s
         self._channel = grpc.insecure_channel(address)
-        self._stub: Any = search_pb2_grpc.SearchServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Self:
         return self
@@ -118,6 +118,50 @@ class TandemClient:
     def close(self) -> None:
         """Hang up."""
         self._channel.close()
+
+    def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:  # noqa: ANN401 - generated types
+        try:
+            return method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
+        except grpc.RpcError as exc:
+            self._raise(exc)
+
+    def _raise(self, error: Any) -> NoReturn:  # noqa: ANN401 - grpc hides the type that has code and details
+        code, message = error.code(), error.details() or ""
+        violations = violations_of(error)
+        field = violations[0].field if violations else None
+        if code is grpc.StatusCode.INVALID_ARGUMENT and field == "page_token":
+            raise BadPageToken(message, field=field) from error
+        if code is grpc.StatusCode.INVALID_ARGUMENT:
+            raise InputError(message, field=field) from error
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            raise NotImplementedField(message, field=field) from error
+        if code is grpc.StatusCode.NOT_FOUND:
+            raise VersionNotFound(message) from error
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            raise DeadlineExceeded(f"no answer from {self._address} in time: {message}") from error
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            raise Overloaded(message) from error
+        if code is grpc.StatusCode.FAILED_PRECONDITION:
+            raise UpdatesRefused(message) from error
+        if code is grpc.StatusCode.UNAVAILABLE:
+            raise TandemError(
+                f"expected a server at {self._address}, got: {message}; start one with `tandem serve`"
+            ) from error
+        raise TandemError(f"the server at {self._address} failed ({code.name}): {message}") from error
+
+
+class TandemClient(Connection):
+    """Searches, and records what shoppers do."""
+
+    def __init__(self, address: str, *, timeout_s: float = 5.0) -> None:
+        """Connect when first needed.
+
+        Args:
+            address: Such as ``127.0.0.1:50051``.
+            timeout_s: Deadline of each call, unless the call names its own.
+        """
+        super().__init__(address, timeout_s=timeout_s)
+        self._stub: Any = search_pb2_grpc.SearchServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def search(self, query: str, **options: Unpack[SearchOptions]) -> SearchResponse:
         """Search.
@@ -171,34 +215,6 @@ class TandemClient:
             n_already_known=response.n_already_known,
             unknown_item_ids=tuple(response.unknown_item_ids),
         )
-
-    def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:  # noqa: ANN401 - generated types
-        try:
-            return method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
-        except grpc.RpcError as exc:
-            self._raise(exc)
-
-    def _raise(self, error: Any) -> NoReturn:  # noqa: ANN401 - grpc hides the type that has code and details
-        code, message = error.code(), error.details() or ""
-        violations = violations_of(error)
-        field = violations[0].field if violations else None
-        if code is grpc.StatusCode.INVALID_ARGUMENT and field == "page_token":
-            raise BadPageToken(message, field=field) from error
-        if code is grpc.StatusCode.INVALID_ARGUMENT:
-            raise InputError(message, field=field) from error
-        if code is grpc.StatusCode.UNIMPLEMENTED:
-            raise NotImplementedField(message, field=field) from error
-        if code is grpc.StatusCode.NOT_FOUND:
-            raise VersionNotFound(message) from error
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            raise DeadlineExceeded(f"no answer from {self._address} in time: {message}") from error
-        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-            raise Overloaded(message) from error
-        if code is grpc.StatusCode.UNAVAILABLE:
-            raise TandemError(
-                f"expected a server at {self._address}, got: {message}; start one with `tandem serve`"
-            ) from error
-        raise TandemError(f"the server at {self._address} failed ({code.name}): {message}") from error
 
 
 def _response(message: search_pb2.SearchResponse) -> SearchResponse:

@@ -18,6 +18,7 @@ class ServerConfig(Section):
     """``[server]``: where to listen, how deep to look, how long to remember, when to refuse."""
 
     address: str = "127.0.0.1:50051"  # host:port; port 0 picks a free one; [::]:50051 listens everywhere
+    admin_address: str = "127.0.0.1:50052"  # the same for IndexAdminService, which changes items; keep it private
     log_level: Literal["debug", "info", "warning", "error"] = "info"  # from which level on a record is logged
     n_threads: int | None = Field(default=None, ge=1)  # of the models; default: one per core
 
@@ -49,6 +50,9 @@ class ServerConfig(Section):
     history_max_events: int = Field(default=200, ge=1)  # kept per shopper; the oldest go first
     history_ttl_days: float = Field(default=365.0, gt=0, le=36_500)  # age at which an event is forgotten
     max_events_per_request: int = Field(default=100, ge=1)  # of RecordEvents
+
+    max_items_per_update: int = Field(default=500, ge=1)  # of UpsertItems and DeleteItems
+    max_live_items: int = Field(default=20_000, ge=1)  # changed since the served bundle was built; one more is refused
 
     @model_validator(mode="after")
     def _defaults_fit_limits(self) -> Self:

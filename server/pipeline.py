@@ -46,8 +46,18 @@ class Pipeline:
         """
         self.bundle = bundle
         self._histories = histories
-        self._columns = bundle.columns
-        self._selection = Selection(self._columns, hide_out_of_stock=hide_out_of_stock)
+        self._hides = hide_out_of_stock
+        self._selection = Selection(bundle.columns, hide_out_of_stock=hide_out_of_stock)
+
+    def under(self, bundle: Bundle) -> "Pipeline":
+        """Return the pipeline over a snapshot of the same bundle under live updates.
+
+        Args:
+            bundle: With the same models and indexes.
+        """
+        if bundle is self.bundle:
+            return self
+        return Pipeline(bundle, self._histories, hide_out_of_stock=self._hides)
 
     def search(self, task: SearchTask, run: Run) -> RankedWindow:
         """Find and order the candidates of one search.
@@ -99,7 +109,7 @@ class Pipeline:
                 allowed = self._selection.rows(wanted)
                 more = self.bundle.retriever.retrieve(task.query, task.retrieval_depth, allowed=allowed)
                 found[wanted] = more.rows
-            facets.append(count_facet(spec, found[wanted], self._columns))
+            facets.append(count_facet(spec, found[wanted], self.bundle.columns))
         return tuple(facets)
 
     def _recall(self, task: SearchTask, run: Run) -> Sequence[HistoryEvent]:

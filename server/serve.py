@@ -1,6 +1,7 @@
 """``tandem serve``: the process around the services. Start, health, reload, drain."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -16,14 +17,16 @@ from grpc_reflection.v1alpha import reflection
 from corpus.errors import ConfigError, TandemError, VersionNotFound
 from corpus.workspace import Workspace
 from indexer.bundle import Bundle, open_bundle
+from indexer.live_updates import LiveUpdates
 from indexer.publish import current_version
+from server.admin import IndexAdminService
 from server.config import ServerConfig, TandemConfig
 from server.history_store import HistoryStore
 from server.logs import configure_logging
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.pipeline import Pipeline
 from server.ranking import Run, SearchTask
-from server.service import IndexAdminService, SearchService, Threads
+from server.service import SearchService, Threads
 from server.wire import TolerantReading
 
 logger = logging.getLogger(__name__)
@@ -31,7 +34,9 @@ logger = logging.getLogger(__name__)
 SEARCH_SERVICE = search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name
 ADMIN_SERVICE = search_pb2.DESCRIPTOR.services_by_name["IndexAdminService"].full_name
 MAX_REQUEST_BYTES = 1 << 20  # 100 events, or a search with 200, with every field at its limit
+MAX_UPDATE_BYTES = 16 << 20  # 500 items with long descriptions
 N_DISK_THREADS = 4
+FOLLOW_S = 0.5  # between looks at what another server of this store was told
 FLUSH_S = 0.5  # for answers on their way out, once no call is being answered
 DRAIN_POLL_S = 0.05
 
@@ -61,6 +66,7 @@ async def serve(config: TandemConfig, workspace: Workspace) -> None:
     loop.add_signal_handler(signal.SIGINT, stopped.set)
     loop.add_signal_handler(signal.SIGHUP, reload)
     logger.info("serving %s on %s", server.version, server.address)
+    logger.info("taking updates on %s", server.admin_address)
     await stopped.wait()
     logger.info("stopping: no new calls; %g s for those in flight", config.server.drain_timeout_s)
     await server.stop()
@@ -70,7 +76,14 @@ async def serve(config: TandemConfig, workspace: Workspace) -> None:
 class TandemServer:
     """A running server."""
 
-    def __init__(self, config: ServerConfig, workspace: Workspace, pipeline: Pipeline, histories: HistoryStore) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        workspace: Workspace,
+        pipeline: Pipeline,
+        updates: LiveUpdates,
+        histories: HistoryStore,
+    ) -> None:
         """Join the parts; ``start`` makes them."""
         self._config = config
         self._workspace = workspace
@@ -79,22 +92,24 @@ class TandemServer:
             model=ThreadPoolExecutor(1, thread_name_prefix="model"),
             disk=ThreadPoolExecutor(N_DISK_THREADS, thread_name_prefix="disk"),
         )
-        self._service = SearchService(pipeline, histories, config, self._threads)
+        self._built = pipeline  # over the bundle as it was built
+        self._updates = updates
+        self._updating = ThreadPoolExecutor(1, thread_name_prefix="updates")  # alone touches the two above
+        self._service = SearchService(pipeline.under(updates.bundle), histories, config, self._threads)
+        self._admin = IndexAdminService(updates, self._publish, workspace.bundles, config, self._updating)
+        self._following: asyncio.Task[None] | None = None
         self._health = health.aio.HealthServicer()
         self._reloading = asyncio.Lock()
-        self._server = grpc.aio.server(
-            interceptors=[TolerantReading(search_pb2.DESCRIPTOR.package)],
-            options=[
-                ("grpc.so_reuseport", 0),  # two servers on one port would each get half of the calls
-                ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
-            ],
-        )
+        self._server = _grpc_server(MAX_REQUEST_BYTES)
         search_pb2_grpc.add_SearchServiceServicer_to_server(self._service, self._server)  # type: ignore[no-untyped-call]
-        search_pb2_grpc.add_IndexAdminServiceServicer_to_server(IndexAdminService(), self._server)  # type: ignore[no-untyped-call]
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SEARCH_SERVICE, ADMIN_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        self._admin_server = _grpc_server(MAX_UPDATE_BYTES)
+        search_pb2_grpc.add_IndexAdminServiceServicer_to_server(self._admin, self._admin_server)  # type: ignore[no-untyped-call]
+        for server, service in ((self._server, SEARCH_SERVICE), (self._admin_server, ADMIN_SERVICE)):
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+            names = (service, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
         self.address = ""  # host:port, once started
+        self.admin_address = ""  # likewise
 
     @classmethod
     async def start(cls, config: ServerConfig, workspace: Workspace) -> "TandemServer":
@@ -107,7 +122,7 @@ class TandemServer:
             ConfigError: If the address cannot be listened on.
             ArtefactError: If there is no current bundle, or it or the history store does not verify.
         """
-        host = _probe(config.address)
+        host, admin_host = _probe(config.address), _probe(config.admin_address, "server.admin_address")
         bundle = await asyncio.to_thread(_open_current, workspace.bundles, config)
         histories = HistoryStore(
             workspace.root / config.history_path,
@@ -116,16 +131,19 @@ class TandemServer:
         )
         try:
             pipeline = await asyncio.to_thread(_warm, bundle, histories, config)
-            server = cls(config, workspace, pipeline, histories)
-            try:
-                port = server._server.add_insecure_port(config.address)
-            except RuntimeError as exc:
-                raise _cannot_listen(config.address, "taken a moment ago") from exc
+            updates = await asyncio.to_thread(
+                LiveUpdates, bundle, workspace, max_changed=config.max_live_items, n_threads=config.n_threads
+            )
+            server = cls(config, workspace, pipeline, updates, histories)
+            port = _listen(server._server, config.address)
+            admin_port = _listen(server._admin_server, config.admin_address)
             await server._server.start()
+            await server._admin_server.start()
         except BaseException:
             histories.close()
             raise
-        server.address = f"{host}:{port}"
+        server.address, server.admin_address = f"{host}:{port}", f"{admin_host}:{admin_port}"
+        server._following = asyncio.create_task(server._follow())
         await server._health.set(SEARCH_SERVICE, health_pb2.HealthCheckResponse.SERVING)
         return server
 
@@ -146,8 +164,34 @@ class TandemServer:
             current = await asyncio.to_thread(current_version, self._workspace.bundles)
             if current != self.version:
                 bundle = await asyncio.to_thread(_open_current, self._workspace.bundles, self._config)
-                self._service.pipeline = await asyncio.to_thread(_warm, bundle, self._histories, self._config)
+                pipeline = await asyncio.to_thread(_warm, bundle, self._histories, self._config)
+                await asyncio.get_running_loop().run_in_executor(self._updating, self._swap, pipeline)
             return self.version
+
+    def _swap(self, pipeline: Pipeline) -> None:
+        """Serve another bundle with the updates that it does not hold."""
+        self._updates.serve(pipeline.bundle)
+        self._built = pipeline
+        self._publish()
+
+    def _publish(self) -> None:
+        """Let the searches that begin from now on see what was updated."""
+        bundle = self._updates.bundle
+        if bundle is not self._service.pipeline.bundle:
+            self._service.pipeline = self._built.under(bundle)
+
+    async def _follow(self) -> None:
+        """Take in what another server of this store was told, until cancelled."""
+        while True:
+            await asyncio.sleep(FOLLOW_S)
+            try:
+                await asyncio.get_running_loop().run_in_executor(self._updating, self._catch_up)
+            except TandemError as exc:
+                logger.error("live updates of another server are missing: %s", exc)
+
+    def _catch_up(self) -> None:
+        if self._updates.follow():
+            self._publish()
 
     async def try_reload(self) -> None:
         """Reload, and only log what goes wrong."""
@@ -161,6 +205,7 @@ class TandemServer:
     async def stop(self) -> None:
         """Say that no more calls are wanted, let those in flight finish, and close everything."""
         await self._health.set(SEARCH_SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._admin_server.stop(self._config.drain_timeout_s)
         stopping = asyncio.create_task(self._server.stop(self._config.drain_timeout_s))
         idle_since = time.monotonic()
         while not stopping.done() and time.monotonic() - idle_since < FLUSH_S:
@@ -169,6 +214,12 @@ class TandemServer:
                 idle_since = time.monotonic()
         await self._server.stop(None)  # only streams are left, such as health watches, which never end by themselves
         await stopping
+        if self._following is not None:
+            self._following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._following
+        self._updating.shutdown()
+        self._updates.close()
         self._threads.model.shutdown(cancel_futures=True)
         self._threads.disk.shutdown()
         self._histories.close()
@@ -193,7 +244,24 @@ def _warm(bundle: Bundle, histories: HistoryStore, config: ServerConfig) -> Pipe
     return pipeline
 
 
-def _probe(address: str) -> str:
+def _grpc_server(max_request_bytes: int) -> grpc.aio.Server:
+    return grpc.aio.server(
+        interceptors=[TolerantReading(search_pb2.DESCRIPTOR.package)],
+        options=[
+            ("grpc.so_reuseport", 0),  # two servers on one port would each get half of the calls
+            ("grpc.max_receive_message_length", max_request_bytes),
+        ],
+    )
+
+
+def _listen(server: grpc.aio.Server, address: str) -> int:
+    try:
+        return server.add_insecure_port(address)
+    except RuntimeError as exc:
+        raise _cannot_listen(address, "taken a moment ago") from exc
+
+
+def _probe(address: str, setting: str = "server.address") -> str:
     """Return the host of an address that can be listened on.
 
     gRPC would say only that it failed. Asking the operating system first tells why.
@@ -203,7 +271,7 @@ def _probe(address: str) -> str:
     """
     host, separator, port_text = address.rpartition(":")
     if not separator or not host or not port_text.isascii() or not port_text.isdigit() or int(port_text) > 65535:
-        raise ConfigError(f"expected server.address as host:port, such as 127.0.0.1:50051, got {address!r}")
+        raise ConfigError(f"expected {setting} as host:port, such as 127.0.0.1:50051, got {address!r}")
     try:
         family, kind, protocol, _, target = socket.getaddrinfo(
             host.strip("[]"), int(port_text), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -213,12 +281,13 @@ def _probe(address: str) -> str:
             probe.bind(target)
             probe.listen(1)
     except OSError as exc:
-        raise _cannot_listen(address, exc.strerror or str(exc)) from exc
+        raise _cannot_listen(address, exc.strerror or str(exc), setting) from exc
     return host
 
 
-def _cannot_listen(address: str, reason: str) -> ConfigError:
+def _cannot_listen(address: str, reason: str, setting: str = "server.address") -> ConfigError:
+    option = "--address HOST:PORT" if setting == "server.address" else f"--set {setting}=HOST:PORT"
     return ConfigError(
         f"cannot listen on {address}: {reason}; stop what listens there, "
-        "or choose another address: `tandem serve --address HOST:PORT`"
+        f"or choose another address: `tandem serve {option}`"
     )

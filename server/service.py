@@ -19,6 +19,7 @@ from corpus.errors import (
     Overloaded,
     TandemError,
     UnknownItem,
+    UpdatesRefused,
     VersionNotFound,
 )
 from server.admission import Admission
@@ -43,11 +44,12 @@ CODES: tuple[tuple[type[TandemError], grpc.StatusCode], ...] = (
     (DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED),
     (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (VersionNotFound, grpc.StatusCode.NOT_FOUND),
+    (UpdatesRefused, grpc.StatusCode.FAILED_PRECONDITION),
     (DeviceUnavailable, grpc.StatusCode.UNAVAILABLE),
     (TandemError, grpc.StatusCode.UNAVAILABLE),
 )
 # what these say is meant for callers; what the others say names paths and devices, and goes to the log
-PUBLIC = (InputError, DeadlineExceeded, Overloaded)
+PUBLIC = (InputError, DeadlineExceeded, Overloaded, UpdatesRefused)
 UNAVAILABLE = "a part of the server cannot be used at present, and its log says which; try again later"
 INTERNAL = "unexpected error; the server's log says what happened"
 
@@ -80,26 +82,18 @@ class Threads:
     disk: Executor  # writes events, fetches the items of further pages
 
 
-@refusing_the_rest
-class SearchService(search_pb2_grpc.SearchServiceServicer):
-    """``tandem.search.v1.SearchService``."""
+class Answering:
+    """What all services do around their methods: deadlines, errors, and counting the calls in flight."""
 
-    def __init__(self, pipeline: Pipeline, histories: HistoryStore, config: ServerConfig, threads: Threads) -> None:
-        """Serve a pipeline.
+    def __init__(self, config: ServerConfig, *, default_timeout_ms: float) -> None:
+        """Begin without calls.
 
         Args:
-            pipeline: May be replaced between calls: ``service.pipeline = other``.
-            histories: Where events go.
-            config: Limits and defaults.
-            threads: Where the work is done.
+            config: Limits.
+            default_timeout_ms: Budget of a call that brings no deadline, in milliseconds.
         """
-        self.pipeline = pipeline
-        self._histories = histories
         self._config = config
-        self._threads = threads
-        self._answers = KeptAnswers(ttl_s=config.page_ttl_s, max_answers=config.max_ranked_windows)
-        self._searches = Admission(config.max_waiting_searches)
-        self._writes = Admission(config.max_waiting_searches)
+        self._default_timeout_ms = default_timeout_ms
         self._n_calls = 0
 
     @property
@@ -107,67 +101,11 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
         """Whether no call is being answered."""
         return self._n_calls == 0
 
-    async def Search(
-        self, request: search_pb2.SearchRequest | Malformed, context: Context
-    ) -> search_pb2.SearchResponse:
-        """Answer a search."""
-        return await self._answer(self._search, request, context)
-
-    async def RecordEvents(
-        self, request: search_pb2.RecordEventsRequest | Malformed, context: Context
-    ) -> search_pb2.RecordEventsResponse:
-        """Write events."""
-        return await self._answer(self._record_events, request, context)
-
-    async def _search(self, request: search_pb2.SearchRequest, run: Run) -> search_pb2.SearchResponse:
-        call = read_search(request, self._config, now=datetime.now(UTC))
-        pipeline = self.pipeline  # this call's version, whatever is published meanwhile
-        with self._searches.admit():
-            if call.page_token is None:
-                window, hits = await _in_thread(self._threads.model, run, _first_page, pipeline, call, run)
-                answer, offset = self._answers.keep(window, call.digest), call.offset
-            else:
-                answer, offset = self._answers.find(call.page_token, call.digest)
-                window = answer.window
-                hits = await _in_thread(self._threads.disk, run, _page, window, offset, call.page_size, run)
-        end = offset + len(hits)
-        response = search_pb2.SearchResponse(
-            results=result_messages(hits, call.item_fields),
-            facets=facet_messages(window.facets),
-            total_size=len(window.ranking),
-            next_page_token=page_token(answer.search_id, end) if end < len(window.ranking) and hits else "",
-            search_id=answer.search_id,
-            index_version=window.index_version,
-            model_versions=search_pb2.ModelVersions(
-                retriever=window.retriever_version,
-                reranker=window.reranker_version,
-                blend=window.blend_version,
-            ),
-            degraded=degradation_messages(window.degraded),
-            stage_timings=[search_pb2.StageTiming(stage=s, duration_ms=ms) for s, ms in run.timings_ms.items()],
-        )
-        logger.debug("search answered", extra={"search_id": answer.search_id, "timings_ms": run.timings_ms})
-        return response
-
-    async def _record_events(
-        self, request: search_pb2.RecordEventsRequest, run: Run
-    ) -> search_pb2.RecordEventsResponse:
-        events = read_events(request, self._config, now=datetime.now(UTC))
-        with self._writes.admit():
-            recorded = await _in_thread(self._threads.disk, run, self._histories.record, events)
-        row_of = self.pipeline.bundle.items.row_of
-        named = dict.fromkeys(event.item_id for event in events if event.item_id is not None)
-        return search_pb2.RecordEventsResponse(
-            n_recorded=recorded.n_recorded,
-            n_already_known=recorded.n_already_known,
-            unknown_item_ids=[item_id for item_id in named if row_of(item_id) is None],
-        )
-
     async def _answer(self, method: Callable[[Any, Run], Awaitable[T]], request: object, context: Context) -> T:
         """Run a method within the caller's deadline; turn what it raises into a gRPC status."""
         budget_s = cast("float | None", context.time_remaining())  # None without a deadline, whatever the stubs say
         if budget_s is None:
-            budget_s = self._config.default_timeout_ms / 1000
+            budget_s = self._default_timeout_ms / 1000
         run = Run(deadline=time.monotonic() + budget_s - self._config.reserve_ms / 1000)
         self._n_calls += 1
         try:
@@ -199,6 +137,84 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
         await context.abort(code, message, trailer)
 
 
+@refusing_the_rest
+class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
+    """``tandem.search.v1.SearchService``."""
+
+    def __init__(self, pipeline: Pipeline, histories: HistoryStore, config: ServerConfig, threads: Threads) -> None:
+        """Serve a pipeline.
+
+        Args:
+            pipeline: May be replaced between calls: ``service.pipeline = other``.
+            histories: Where events go.
+            config: Limits and defaults.
+            threads: Where the work is done.
+        """
+        super().__init__(config, default_timeout_ms=config.default_timeout_ms)
+        self.pipeline = pipeline
+        self._histories = histories
+        self._threads = threads
+        self._answers = KeptAnswers(ttl_s=config.page_ttl_s, max_answers=config.max_ranked_windows)
+        self._searches = Admission(config.max_waiting_searches)
+        self._writes = Admission(config.max_waiting_searches)
+
+    async def Search(
+        self, request: search_pb2.SearchRequest | Malformed, context: Context
+    ) -> search_pb2.SearchResponse:
+        """Answer a search."""
+        return await self._answer(self._search, request, context)
+
+    async def RecordEvents(
+        self, request: search_pb2.RecordEventsRequest | Malformed, context: Context
+    ) -> search_pb2.RecordEventsResponse:
+        """Write events."""
+        return await self._answer(self._record_events, request, context)
+
+    async def _search(self, request: search_pb2.SearchRequest, run: Run) -> search_pb2.SearchResponse:
+        call = read_search(request, self._config, now=datetime.now(UTC))
+        pipeline = self.pipeline  # this call's version, whatever is published meanwhile
+        with self._searches.admit():
+            if call.page_token is None:
+                window, hits = await in_thread(self._threads.model, run, _first_page, pipeline, call, run)
+                answer, offset = self._answers.keep(window, call.digest), call.offset
+            else:
+                answer, offset = self._answers.find(call.page_token, call.digest)
+                window = answer.window
+                hits = await in_thread(self._threads.disk, run, _page, window, offset, call.page_size, run)
+        end = offset + len(hits)
+        response = search_pb2.SearchResponse(
+            results=result_messages(hits, call.item_fields),
+            facets=facet_messages(window.facets),
+            total_size=len(window.ranking),
+            next_page_token=page_token(answer.search_id, end) if end < len(window.ranking) and hits else "",
+            search_id=answer.search_id,
+            index_version=window.index_version,
+            model_versions=search_pb2.ModelVersions(
+                retriever=window.retriever_version,
+                reranker=window.reranker_version,
+                blend=window.blend_version,
+            ),
+            degraded=degradation_messages(window.degraded),
+            stage_timings=[search_pb2.StageTiming(stage=s, duration_ms=ms) for s, ms in run.timings_ms.items()],
+        )
+        logger.debug("search answered", extra={"search_id": answer.search_id, "timings_ms": run.timings_ms})
+        return response
+
+    async def _record_events(
+        self, request: search_pb2.RecordEventsRequest, run: Run
+    ) -> search_pb2.RecordEventsResponse:
+        events = read_events(request, self._config, now=datetime.now(UTC))
+        with self._writes.admit():
+            recorded = await in_thread(self._threads.disk, run, self._histories.record, events)
+        row_of = self.pipeline.bundle.items.row_of
+        named = dict.fromkeys(event.item_id for event in events if event.item_id is not None)
+        return search_pb2.RecordEventsResponse(
+            n_recorded=recorded.n_recorded,
+            n_already_known=recorded.n_already_known,
+            unknown_item_ids=[item_id for item_id in named if row_of(item_id) is None],
+        )
+
+
 def _first_page(pipeline: Pipeline, call: SearchCall, run: Run) -> tuple[RankedWindow, tuple[Hit, ...]]:
     window = pipeline.search(call.task, run)
     return window, _page(window, call.offset, call.page_size, run)
@@ -209,7 +225,7 @@ def _page(window: RankedWindow, offset: int, page_size: int, run: Run) -> tuple[
         return present(window, offset=offset, page_size=page_size)
 
 
-async def _in_thread(executor: Executor, run: Run, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def in_thread(executor: Executor, run: Run, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Do work in a thread, unless its deadline passes while it waits there.
 
     A caller that hangs up while its work waits frees its place: the cancelled future is never run.
@@ -230,8 +246,3 @@ def _violations(failure: TandemError) -> list[Violation]:
     if isinstance(failure, InputError) and failure.field is not None:
         return [Violation(field=failure.field, description=str(failure))]
     return []
-
-
-@refusing_the_rest
-class IndexAdminService(search_pb2_grpc.IndexAdminServiceServicer):
-    """``tandem.search.v1.IndexAdminService``, of which this version serves nothing."""

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from corpus.errors import ConfigError, TandemError
-from server.cli import bundles, data, demo, doctor, models, quality, serving
+from server.cli import bundles, data, demo, doctor, items, models, quality, serving
 
 app = typer.Typer(
     name="tandem",
@@ -25,6 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 train = typer.Typer(help="Train a model on the prepared data.", no_args_is_help=True, rich_markup_mode=None)
+live = typer.Typer(help="Change the catalogue of a running server.", no_args_is_help=True, rich_markup_mode=None)
 
 app.command()(data.init)
 app.command()(data.prepare)
@@ -41,6 +42,9 @@ app.command()(bundles.diff)
 app.command()(bundles.gc)
 app.command()(serving.serve)
 app.command()(serving.search)
+app.add_typer(live, name="items")
+live.command()(items.upsert)
+live.command()(items.delete)
 app.command()(quality.evaluate)
 app.command()(quality.run)
 app.command()(demo.demo)

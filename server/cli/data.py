@@ -1,7 +1,7 @@
 """``tandem init`` and ``tandem prepare``: from a store's files to clean tables."""
 
 import json
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -73,12 +73,28 @@ def init(
     )
 
 
-def prepare(store: StoreArgument = Path(), overrides: SetOption = None, as_json: JsonOption = False) -> None:
+def prepare(
+    store: StoreArgument = Path(),
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+    as_of: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"],
+            help="The catalogue is a full export of this time (UTC if no zone is named): live updates taken before it "
+            "are superseded.",
+        ),
+    ] = None,
+) -> None:
     """Clean the catalogue and the event log; pair queries with what answered them."""
+    from corpus.live_log import last_before
     from corpus.prepare import prepare as prepare_data
 
     workspace, config = open_store(store, overrides)
-    result = prepare_data(config.data, workspace.root, workspace.data)
+    superseded = None
+    if as_of is not None:
+        superseded = last_before(workspace.live, as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC))
+    result = prepare_data(config.data, workspace.root, workspace.data, live_sequence=superseded)
     values = result.model_dump()
     report_values(
         values, as_json=as_json, text="\n".join(f"{key.replace('_', ' '):<24} {_show(v)}" for key, v in values.items())

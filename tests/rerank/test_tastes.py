@@ -74,3 +74,21 @@ def test_a_catalogue_without_properties_has_no_tastes():
     got = Tastes(columns, np.zeros(2, dtype=np.float32)).compare(np.array([0]), np.array([0, 1]))
     same(got.total, NAN, NAN)
     same(got.strongest, NAN, NAN)
+
+
+def test_changed_and_new_items_have_what_they_have_now_as_far_as_it_was_known():
+    columns = ItemColumns.of(ItemTable.from_items(CATALOGUE))
+    before = Tastes(columns, np.zeros(4, dtype=np.float32))
+    after = before.with_changes(
+        {0: item(0, "Kiri", color=("red",)), 4: item(4, "Acme", Size=("XL", "xs"), depth=("9",))}
+    )
+    history, rows = np.array([4, 0, 2]), np.array([4, 1, 0])
+    got = after.compare(history, rows)
+    # of the three, all have a known brand; a size of two values, of which one is known, counts half
+    acme, kiri = lift(1, 3, 2 / 3), lift(2, 3, 1 / 3)
+    red, blue = lift(1, 2, 0.5), lift(1, 2, 0.5)
+    xl = lift(1.5, 1.5, 1)
+    same(got.total, acme + xl / 2, acme + (red + blue) / 2, kiri + red)
+    same(before.compare(np.array([0]), np.array([0])).total, lift(1, 1, 2 / 3) + lift(1, 1, 0.5))
+    unchanged = before.with_changes({})
+    same(unchanged.compare(history[1:], rows[1:]).total, *before.compare(history[1:], rows[1:]).total)

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SEARCH_SERVICE = "tandem.search.v1.SearchService"
+ADMIN_SERVICE = "tandem.search.v1.IndexAdminService"
 
 
 def health_of(channel: grpc.Channel, service: str) -> int:
@@ -57,12 +58,13 @@ def test_the_process_is_alive_and_the_service_is_ready(address):
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-def test_a_stranger_learns_the_contract_by_reflection(address):
+def test_a_stranger_learns_the_contract_by_reflection_and_nothing_of_what_operators_may_do(address, shared_server):
+    with grpc.insecure_channel(shared_server[0].admin_address) as channel:
+        assert ADMIN_SERVICE in ProtoReflectionDescriptorDatabase(channel).get_services()
     with grpc.insecure_channel(address) as channel:
         database = ProtoReflectionDescriptorDatabase(channel)
-        assert {SEARCH_SERVICE, "tandem.search.v1.IndexAdminService", "grpc.health.v1.Health"} <= set(
-            database.get_services()
-        )
+        assert {SEARCH_SERVICE, "grpc.health.v1.Health"} <= set(database.get_services())
+        assert ADMIN_SERVICE not in database.get_services()
         service = DescriptorPool(database).FindServiceByName(SEARCH_SERVICE)
     assert "query" in service.methods_by_name["Search"].input_type.fields_by_name
 

@@ -1,0 +1,107 @@
+"""The catalogue's columns after some rows changed, without deriving them all again."""
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from corpus.columns import BoolArray, Codes, IntArray, ItemColumns, NumberArray, TextColumn
+from corpus.items import Item, ItemTable
+
+
+def change_columns(columns: ItemColumns, changed: Mapping[int, Item], *, n_items: int) -> ItemColumns:
+    """Return the columns after some rows changed.
+
+    What is equal to before is not made anew: a new price leaves brands and attributes as they are.
+
+    Args:
+        columns: Before.
+        changed: What stands in these rows now; rows behind the end are new, without gaps.
+        n_items: How many rows there are now.
+    """
+    rows = np.array(sorted(changed), dtype=np.int64)
+    fresh = ItemColumns.of(ItemTable.from_items(changed[row] for row in rows.tolist()))
+    touched = np.zeros(n_items, dtype=np.bool_)
+    touched[rows] = True
+
+    def text(before: TextColumn, now: TextColumn) -> TextColumn:
+        return _changed(before, now, rows, touched)
+
+    return ItemColumns(
+        n_items=n_items,
+        price=_replaced(columns.price, rows, fresh.price, n_items),
+        updated_at=_replaced(columns.updated_at, rows, fresh.updated_at, n_items),
+        in_stock=_replaced(columns.in_stock, rows, fresh.in_stock, n_items),
+        texts={name: text(column, fresh.texts[name]) for name, column in columns.texts.items()},
+        category=text(columns.category, fresh.category),
+        category_leaf=text(columns.category_leaf, fresh.category_leaf),
+        attributes={
+            name: text(columns.attribute(name), fresh.attribute(name))
+            for name in columns.attributes.keys() | fresh.attributes.keys()
+        },
+    )
+
+
+def _replaced(before: NumberArray, rows: IntArray, values: NumberArray, n_items: int) -> NumberArray:
+    after = np.full(n_items, np.nan)
+    after[: len(before)] = before
+    after[rows] = values
+    return after
+
+
+def _changed(before: TextColumn, now: TextColumn, rows: IntArray, touched: BoolArray) -> TextColumn:
+    """Put the entries of some rows in the place of those that they had.
+
+    Args:
+        before: The column so far.
+        now: A column of the changed rows alone.
+        rows: int64 (n,) ascending, the row that each row of ``now`` stands for.
+        touched: bool (n_items,), the same rows.
+    """
+    n_items = len(touched)
+    missing = [key for key in now.keys if not _has(before, key)]
+    places = [bisect_left(before.keys, key) for key in missing]
+    keys, values = list(before.keys), list(before.values)
+    shown = dict(zip(now.keys, now.values, strict=True))
+    for place, key in reversed(list(zip(places, missing, strict=True))):
+        keys.insert(place, key)
+        values.insert(place, shown[key])
+    codes = np.arange(len(before.keys))
+    moved = codes + np.searchsorted(np.array(places, dtype=np.int64), codes, "right")
+    code_of = np.array([bisect_left(keys, key) for key in now.keys], dtype=np.int64)
+    fresh_rows, fresh_codes = rows[now.rows], code_of[now.codes]
+
+    gone = touched[before.rows]
+    old_rows, old_codes = before.rows[~gone], moved[before.codes[~gone]]
+    if _same(before.rows[gone], moved[before.codes[gone]], fresh_rows, fresh_codes):
+        return before if n_items == before.n_items else replace(before, n_items=n_items)
+
+    at = np.searchsorted(old_rows, fresh_rows)
+    by_code = np.repeat(moved, np.diff(before.offsets))
+    kept = ~touched[before.rows_by_code]
+    order = np.argsort(fresh_codes, kind="stable")
+    codes = np.insert(old_codes, at, fresh_codes)
+    behind = np.searchsorted(by_code[kept], fresh_codes[order], "right")
+    return TextColumn(
+        keys=keys,
+        values=values,
+        rows=np.insert(old_rows, at, fresh_rows).astype(np.int32),
+        codes=codes.astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(keys)))]),
+        rows_by_code=np.insert(before.rows_by_code[kept], behind, fresh_rows[order]).astype(np.int32),
+        n_items=n_items,
+    )
+
+
+def _has(column: TextColumn, key: str) -> bool:
+    first, end = column.code_range(key)
+    return first < end
+
+
+def _same(rows: Codes, codes: IntArray, other_rows: IntArray, other_codes: IntArray) -> bool:
+    """Tell whether two sets of entries are one; each has its rows ascending."""
+    if len(rows) != len(other_rows):
+        return False
+    ours, theirs = np.lexsort((codes, rows)), np.lexsort((other_codes, other_rows))
+    return bool((rows[ours] == other_rows[theirs]).all() and (codes[ours] == other_codes[theirs]).all())

@@ -1,0 +1,54 @@
+"""A typed client of what operators may do.
+
+>>> with TandemAdmin("127.0.0.1:50052") as admin:                                       # doctest: +SKIP
+...     admin.upsert_items([Item(item_id="i-1", title="trail running shoe", price=79.0)])
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from corpus.items import Item
+from server.client import Connection
+from server.messages import item_message
+from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
+from server.requests import ITEM_FIELDS
+
+
+class TandemAdmin(Connection):
+    """Changes the catalogue that a server answers from."""
+
+    def __init__(self, address: str, *, timeout_s: float = 60.0) -> None:
+        """Connect when first needed.
+
+        Args:
+            address: The server's ``admin_address``, such as ``127.0.0.1:50052``.
+            timeout_s: Deadline of each call.
+        """
+        super().__init__(address, timeout_s=timeout_s)
+        self._stub: Any = search_pb2_grpc.IndexAdminServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def upsert_items(self, items: Sequence[Item]) -> int:
+        """Add or replace items; when this returns they are on the server's disk, and searches find them.
+
+        Args:
+            items: Whole ones: fields left out are emptied. At most 500, each id once.
+        Returns:
+            How many were taken.
+        Raises:
+            TandemError: Of the type that the server raised; nothing has changed then. Calling again does no harm.
+        """
+        request = search_pb2.UpsertItemsRequest(items=[item_message(item, ITEM_FIELDS) for item in items])
+        return int(self._call(self._stub.UpsertItems, request, None).n_upserted)
+
+    def delete_items(self, item_ids: Sequence[str]) -> tuple[str, ...]:
+        """Remove items; when this returns that is on the server's disk, and no search finds them.
+
+        Args:
+            item_ids: At most 500.
+        Returns:
+            Those that were not there.
+        Raises:
+            TandemError: Of the type that the server raised; nothing has changed then. Calling again does no harm.
+        """
+        request = search_pb2.DeleteItemsRequest(item_ids=item_ids)
+        return tuple(self._call(self._stub.DeleteItems, request, None).unknown_item_ids)

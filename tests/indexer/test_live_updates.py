@@ -1,0 +1,316 @@
+"""Live updates against a dictionary: whatever is called, crashes or is rebuilt, searches find what was acknowledged."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from corpus.errors import ArtefactError, UpdatesRefused
+from corpus.items import Item, ItemTable
+from corpus.live_items import merge_changes
+from corpus.live_log import LOG_FILE, read_changes
+from corpus.prepared import Prepared
+from corpus.workspace import Workspace
+from indexer import live_updates
+from indexer.build import build_bundle
+from indexer.bundle import Bundle, open_bundle, open_item_encoder
+from indexer.live_updates import LiveUpdates
+from indexer.manifest import read_manifest
+from retrieval.passages import passage
+from retrieval.vector_index import VectorIndex
+from tests.indexer.small_models import BUILD, RERANKER, RETRIEVER
+
+KILLS = int(os.environ.get("TANDEM_TEST_KILLS", "10"))  # 200 is the long form: see CONTRIBUTING.md
+WORDS = ("red", "acme", "boot", "zork", "gizmotron", "7-zip", "пальто", "x")
+
+
+@pytest.fixture(scope="module")
+def bundle(built_workspace) -> Bundle:
+    workspace, report = built_workspace
+    return open_bundle(workspace.bundles / report.manifest.version, n_threads=1)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Workspace:
+    """A store without bundles: the log alone."""
+    return Workspace(tmp_path / "store")
+
+
+def updates_of(bundle: Bundle, workspace: Workspace, *, max_changed: int = 1000) -> LiveUpdates:
+    return LiveUpdates(bundle, workspace, max_changed=max_changed, n_threads=1)
+
+
+def catalogue(bundle: Bundle) -> dict[str, Item]:
+    """What a snapshot holds."""
+    ids = dict.fromkeys(bundle.items.ids)
+    return {i: bundle.items.item(row) for i in ids if (row := bundle.items.row_of(i)) is not None}
+
+
+def check_against(model: dict[str, Item], bundle: Bundle, vectors: dict[str, np.ndarray], query: str) -> None:
+    """Compare both channels with brute force over the dictionary."""
+    assert catalogue(bundle) == model
+    retriever = bundle.retriever
+    vector = retriever.encoder.encode([query])
+    ids = list(model)
+    scores = {each: float(vectors[each] @ vector[0]) for each in ids}
+    hits = retriever._near(vector, 10, exact=True, allowed=None)
+    got = [bundle.items.item(row).item_id for row in hits.ids[0].tolist() if row >= 0]
+    want = sorted(scores.values(), reverse=True)[:10]
+    assert len(got) == len(set(got)) == len(want)
+    np.testing.assert_allclose([scores[each] for each in got], want, atol=1e-5)
+    np.testing.assert_allclose(hits.scores[0][: len(want)], want, atol=1e-5)
+    # a query of one word finds whoever has it, in any field that counts
+    rows, lexical = retriever._worded(query, 1000, allowed=None)
+    index = retriever.lexical_index
+    terms = {term for term, _ in index.query_terms(query)}
+    words = index.analyse(ItemTable.from_items(model.values()))
+    holders = {
+        each
+        for each, held in zip(ids, words, strict=True)
+        if any(terms & set(held.terms.get(name, ())) for name in index.boosts)
+    }
+    assert {bundle.items.item(row).item_id for row in rows.tolist()} >= holders
+    if holders:  # without one, the word may be mended into another
+        assert {bundle.items.item(row).item_id for row in rows.tolist()} <= set(model)
+    assert (np.diff(lexical) <= 0).all()
+
+
+class LiveMachine(RuleBasedStateMachine):
+    """Calls in any order; the store's files are all that a crash leaves."""
+
+    bundle: Bundle
+    root: Path
+    encoder = None
+    number = 0
+
+    @initialize()
+    def begin(self) -> None:
+        type(self).number += 1
+        self.workspace = Workspace(self.root / str(self.number))
+        self.built = self.bundle
+        self.updates = updates_of(self.built, self.workspace)
+        self.model = catalogue(self.bundle)
+        self.vectors: dict[tuple[str, str], np.ndarray] = {}
+
+    ids = st.sampled_from(["i-01", "i-02", "i-17", "n-1", "n-2"])
+    titles = st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map(" ".join)
+
+    @rule(item_id=ids, title=titles, brand=st.sampled_from([None, "zork"]))
+    def upsert(self, item_id: str, title: str, brand: str | None) -> None:
+        item = Item(item_id=item_id, title=title, brand=brand)
+        self.updates.upsert([item])
+        self.model[item_id] = item
+
+    @rule(item_ids=st.lists(ids, min_size=1, unique=True))
+    def delete(self, item_ids: list[str]) -> None:
+        unknown = self.updates.delete(item_ids)
+        assert unknown == [each for each in item_ids if each not in self.model]
+        for item_id in item_ids:
+            self.model.pop(item_id, None)
+
+    @rule(item_id=ids, price=st.floats(1, 9))
+    def reprice(self, item_id: str, price: float) -> None:
+        if item_id in self.model:
+            self.model[item_id] = replace(self.model[item_id], price=price)
+            self.updates.upsert([self.model[item_id]])
+
+    @rule(tail=st.binary(max_size=40))
+    def crash(self, tail: bytes) -> None:
+        self.updates.close()  # lets go of the lock, as the end of a process does
+        path = self.workspace.live / LOG_FILE
+        if path.exists():
+            with path.open("ab") as file:
+                file.write(tail)
+        self.updates = updates_of(self.built, self.workspace)
+
+    @rule(shift=st.integers(0, 3))
+    def rebuild(self, shift: int) -> None:
+        """Serve a bundle that holds the changes up to one: rows differ, numbers go on."""
+        changes = read_changes(self.workspace.live)
+        held = changes[: max(0, len(changes) - shift)]
+        items = merge_changes(self.bundle.items, held)
+        fields = self.bundle.stage.item_fields
+        base = self.bundle.retriever
+        vectors = self.encoder.encode([passage(items.item(row), fields) for row in range(len(items))])
+        index = VectorIndex.build(vectors, self.bundle.stage.index)
+        lexical = type(base.lexical_index).build(items, self.bundle.stage.lexical)
+        retriever = type(base)(base.encoder, index, lexical, base.weights)
+        manifest = self.bundle.manifest.model_copy(
+            update={"live_sequence": held[-1].sequence if held else 0, "n_items": len(items)}
+        )
+        self.built = replace(self.bundle, manifest=manifest, items=items, retriever=retriever, reranker=None)
+        self.updates.serve(self.built)
+
+    @invariant()
+    def both_channels_find_what_is_there(self) -> None:
+        texts = {each: passage(item, self.bundle.stage.item_fields) for each, item in self.model.items()}
+        missing = {text for text in texts.values() if text not in self.known}
+        self.known.update(zip(missing, self.encoder.encode(list(missing)), strict=True))
+        vectors = {each: self.known[text] for each, text in texts.items()}
+        query = WORDS[self.number % len(WORDS)]
+        check_against(self.model, self.updates.bundle, vectors, query)
+
+    def teardown(self) -> None:
+        self.updates.close()
+
+
+def test_whatever_happens_searches_find_what_was_acknowledged(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(live_updates, "_unneeded", lambda _: 0)  # this store's bundles are in memory
+    LiveMachine.bundle, LiveMachine.root, LiveMachine.known = bundle, tmp_path, {}
+    LiveMachine.encoder = open_item_encoder(bundle)
+    run_state_machine_as_test(LiveMachine, settings=settings(max_examples=12, stateful_step_count=12, deadline=None))
+
+
+# one by one
+
+
+def test_a_restart_embeds_nothing_that_the_log_knows(bundle, store, monkeypatch):
+    first = updates_of(bundle, store)
+    first.upsert([Item(item_id="n-1", title="zork gizmotron"), Item(item_id="i-01", title="red boot")])
+    first.close()
+    want = first.bundle.retriever.vectors_of(np.array([1, 60]))
+    monkeypatch.setattr(live_updates, "open_item_encoder", lambda *_, **__: pytest.fail("embedded again"))
+    second = updates_of(bundle, store)
+    np.testing.assert_array_equal(second.bundle.retriever.vectors_of(np.array([1, 60])), want)
+
+
+def test_vectors_of_another_encoder_are_not_taken(bundle, store):
+    first = updates_of(bundle, store)
+    first.upsert([Item(item_id="n-1", title="zork gizmotron")])
+    first.close()
+    entry = bundle.manifest.retriever.model_copy(update={"item_encoder_fingerprint": "f" * 64})
+    other = replace(bundle, manifest=bundle.manifest.model_copy(update={"retriever": entry}))
+    second = updates_of(other, store)  # the same graph under another name embeds it anew
+    assert read_changes(store.live)[0].encoder != "f" * 64
+    np.testing.assert_allclose(
+        second.bundle.retriever.vectors_of(np.array([60])), first.bundle.retriever.vectors_of(np.array([60])), atol=1e-6
+    )
+
+
+def test_a_bundle_that_cannot_embed_is_served_without_and_takes_nothing(bundle, store, monkeypatch, caplog):
+    first = updates_of(bundle, store)
+    first.upsert([Item(item_id="n-1", title="zork gizmotron")])
+    first.close()
+    entry = bundle.manifest.retriever.model_copy(update={"item_encoder_fingerprint": "f" * 64})
+    stage = bundle.stage.model_copy(update={"towers": "separate"})
+    old = replace(bundle, stage=stage, manifest=bundle.manifest.model_copy(update={"retriever": entry}))
+    second = updates_of(old, store)
+    assert second.bundle is old
+    assert "1 live updates are missing" in caplog.text
+    with pytest.raises(UpdatesRefused, match="build it again and publish"):
+        second.delete(["i-01"])
+
+
+def test_a_snapshot_that_cannot_be_logged_is_never_served(bundle, store, monkeypatch):
+    updates = updates_of(bundle, store)
+    updates.upsert([Item(item_id="n-1", title="zork")])
+    before = updates.bundle
+
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("corpus.live_log.os.fsync", fail)
+    with pytest.raises(ArtefactError):
+        updates.delete(["n-1"])
+    assert updates.bundle is before
+    with pytest.raises(UpdatesRefused, match="restart the server"):
+        updates.delete(["n-1"])
+
+
+def test_rows_behind_the_base_are_added_beyond_the_spare_ones(bundle, store, monkeypatch):
+    monkeypatch.setattr("indexer.live_bundle.SPARE_ROWS", 1)
+    updates = updates_of(bundle, store)
+    for number in range(4):
+        updates.upsert([Item(item_id=f"n-{number}", title=f"zork {number}")])
+    behaviour = updates.bundle.behaviour
+    assert len(behaviour.popularity) >= 64
+    assert behaviour.popularity[63] == 0
+    assert np.isnan(behaviour.click_rate[63])
+    assert len(behaviour.related.of(63)[0]) == 0
+
+
+# builds
+
+
+@pytest.mark.slow
+def test_the_next_build_takes_updates_in_and_the_log_lets_go_of_them(workspace, bundle):
+    build_bundle(workspace, RETRIEVER, RERANKER, BUILD)
+    first = open_bundle(workspace.bundles / "v1", n_threads=1)
+    updates = updates_of(first, workspace)
+    gizmo = Item(item_id="n-1", title="zork gizmotron")
+    updates.upsert([gizmo])
+    updates.delete(["i-00"])
+    manifest = build_bundle(workspace, RETRIEVER, RERANKER, BUILD).manifest
+    assert (manifest.live_sequence, manifest.n_items) == (2, 60)
+    updates.upsert([replace(gizmo, price=3.0)])
+    second = open_bundle(workspace.bundles / "v2", n_threads=1)
+    assert (second.items.ids[0], second.items.row_of("n-1")) == ("i-01", 59)
+    # behaviour moved along with its rows
+    np.testing.assert_allclose(second.behaviour.popularity[:59], first.behaviour.popularity[1:])
+    assert second.behaviour.popularity[59] == 0
+    updates.serve(second)
+    assert updates.bundle.items.item(59).price == 3.0
+    assert updates.bundle.items.row_of("i-00") is None
+    assert [change.sequence for change in read_changes(workspace.live)] == [1, 2, 3]  # v1 could be served again
+    # an export that holds the updates supersedes them, and then only bundles can need them
+    path = workspace.data / "manifest.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('{"format', '{"live_sequence": 2, "format', 1))
+    assert Prepared(workspace.data).live_sequence == 2
+    import shutil
+
+    shutil.rmtree(workspace.bundles / "v1")
+    updates.serve(second)
+    assert [change.sequence for change in read_changes(workspace.live, after=2)] == [3]
+    assert (workspace.live / LOG_FILE).stat().st_size < 600
+    updates.close()
+    assert build_bundle(workspace, RETRIEVER, RERANKER, BUILD).manifest.live_sequence == 3
+    assert read_manifest(workspace.bundles / "v3").n_items == 61
+
+
+# kills
+
+WRITER = """
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from corpus.items import Item
+from corpus.live_log import Change, LiveLogWriter
+
+writer = LiveLogWriter(Path(sys.argv[1]))
+while True:
+    sequence = writer.last + 1
+    item = Item(item_id=f"n-{sequence}", title="x" * (sequence * 997 % 20_000))
+    writer.append(Change(sequence=sequence, time=datetime.now(UTC), upserts=(item,)))
+    sys.stdout.write(f"{sequence}\\n")
+    sys.stdout.flush()
+"""
+
+
+def test_no_acknowledged_write_is_lost_to_a_kill(tmp_path):
+    """A process is killed at random points of writing; the next one goes on where it was."""
+    rng = np.random.default_rng(5)
+    acknowledged = 0
+    for _ in range(KILLS):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+        ) as process:
+            assert process.stdout is not None
+            seen = [process.stdout.readline()]
+            time.sleep(float(rng.uniform(0, 0.05)))
+            process.send_signal(signal.SIGKILL)
+            seen += process.stdout.read().splitlines()
+        acknowledged = int(seen[-1])
+        found = read_changes(tmp_path)
+        assert [change.sequence for change in found] == list(range(1, len(found) + 1))
+        # what was written but not told may be there, and is one change at most
+        assert acknowledged <= len(found) <= acknowledged + 1
+    assert acknowledged >= KILLS
