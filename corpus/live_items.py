@@ -30,7 +30,7 @@ class LiveItems(ItemTable):
 
         Args:
             upserts: Items to put in place, by id; one whose row was gone comes back to it.
-            deletions: Ids to remove; unknown ones are passed over.
+            deletions: Ids to remove, none of them upserted; unknown ones are passed over.
         """
         after = type(self)(self.base)
         changed, added, gone = dict(self.changed), dict(self._added), set(self.gone)

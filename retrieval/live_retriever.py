@@ -15,7 +15,7 @@ from retrieval.arrays import FloatArray, IntArray
 from retrieval.lexical_delta import LexicalDelta
 from retrieval.query_log import QueryLog
 from retrieval.retriever import Retriever
-from retrieval.row_set import BoolArray, RowSet
+from retrieval.row_set import RowSet
 from retrieval.vector_index import VectorHits
 
 FEW_HIDDEN = 256  # so many surplus hits cost less than a search that asks of every row whether it counts
@@ -50,9 +50,14 @@ class Delta:
         return self._base_without(np.fromiter(self.words.rows, dtype=np.int64))
 
     @cached_property
-    def live_vectors(self) -> BoolArray:
-        """Which of ``vector_rows`` are not gone: bool (m,)."""
-        return self.alive.mask[self.vector_rows]
+    def found_here(self) -> tuple[IntArray, FloatArray]:
+        """Those of ``vector_rows`` that are not gone, with their vectors."""
+        return self.found_among(self.alive)
+
+    def found_among(self, allowed: RowSet) -> tuple[IntArray, FloatArray]:
+        """Return those of ``vector_rows`` that are in a set, with their vectors."""
+        kept = allowed.mask[self.vector_rows]
+        return (self.vector_rows, self.vectors) if kept.all() else (self.vector_rows[kept], self.vectors[kept])
 
     def _base_without(self, rows: IntArray) -> RowSet:
         mask = self.alive.mask[: self.n_base].copy()
@@ -98,10 +103,11 @@ class LiveRetriever(Retriever):
         delta = self.delta
         self._check(allowed)
         base = self._near_in_base(vectors, k, exact=exact, allowed=allowed)
-        kept = delta.live_vectors if allowed is None else delta.live_vectors & allowed.mask[delta.vector_rows]
-        rows = delta.vector_rows[kept]
-        ids = np.concatenate([base.ids, np.broadcast_to(rows, (len(vectors), len(rows)))], axis=1)
-        scores = np.concatenate([base.scores, vectors @ delta.vectors[kept].T], axis=1)
+        rows, own = delta.found_here if allowed is None else delta.found_among(self._alive(allowed))
+        similar = vectors @ own.T  # (n_queries, m)
+        best = np.argsort(-similar, axis=1, kind="stable")[:, :k]
+        ids = np.concatenate([base.ids, rows[best]], axis=1)
+        scores = np.concatenate([base.scores, np.take_along_axis(similar, best, axis=1)], axis=1)
         # hidden rows and padding go last, and where fewer than k are left the row ends in padding
         scores = np.where(ids < 0, -np.inf, scores).astype(np.float32)
         order = np.lexsort((ids, -scores), axis=-1)[:, :k]

@@ -101,6 +101,7 @@ def _store(store: Path) -> list[Check]:
         return [Check(name="configuration", ok=False, found=str(exc), remedy="mend tandem.toml")]
     checks = [Check(name="configuration", ok=True, found=str(workspace.config_path))]
     try:
+        from corpus.live_log import read_changes
         from indexer.bundle import open_bundle
         from indexer.publish import current_version
 
@@ -111,6 +112,8 @@ def _store(store: Path) -> list[Check]:
         bundle = open_bundle(workspace.bundles / current)
         found = f"{current}, {len(bundle.items):,} items, verified"
         checks.append(Check(name="bundle", ok=True, found=found))
+        n_changes = len(read_changes(workspace.live, after=bundle.manifest.live_sequence))
+        checks.append(Check(name="live updates", ok=True, found=f"{n_changes:,} calls since {current} was built"))
     except TandemError as exc:
         checks.append(Check(name="bundle", ok=False, found=str(exc), remedy="tandem rollback, or build and publish"))
     checks.append(Check(name="server address", ok=True, found=config.server.address))

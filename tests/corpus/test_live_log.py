@@ -2,7 +2,7 @@ import errno
 import logging
 import os
 import resource
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from corpus import live_log
 from corpus.errors import ArtefactError, UpdatesRefused
 from corpus.items import Item
-from corpus.live_log import FILE_HEAD_BYTES, LOG_FILE, RECORD_HEAD_BYTES, Change, LiveLogWriter, read_changes
+from corpus.live_log import (
+    FILE_HEAD_BYTES,
+    LOG_FILE,
+    RECORD_HEAD_BYTES,
+    Change,
+    LiveLogWriter,
+    last_before,
+    read_changes,
+)
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MUG = Item(
@@ -218,3 +226,15 @@ def test_pruning_drops_the_oldest_and_numbers_go_on(folder, caplog):
     after.append(change(5))
     after.close()
     assert numbers(folder, after=4) == [5]
+
+
+def test_the_last_change_before_a_time_is_found(folder):
+    assert last_before(folder, NOON) == 0
+    writer = LiveLogWriter(folder)
+    for sequence in (1, 2, 3):
+        writer.append(change(sequence).model_copy(update={"time": NOON + timedelta(hours=sequence)}))
+    assert last_before(folder, NOON + timedelta(hours=2)) == 1
+    assert last_before(folder, NOON + timedelta(hours=9)) == 3
+    writer.prune(2)
+    assert last_before(folder, NOON) == 2  # what was pruned came before
+    writer.close()

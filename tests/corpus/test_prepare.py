@@ -286,3 +286,16 @@ def _check_history(example, before):
         for e in example["history"]
     )
     assert got == sorted((m, kind, item or "", query or "") for m, _, kind, item, query in told)
+
+
+def test_what_an_export_supersedes_stays_noted_until_another_says_so(store):
+    store.items("a")
+    store.rows("events.jsonl", [row(0, "search", query="pan"), row(1, "click", item_id="a")])
+    whole = {"valid_share": 0.0, "test_share": 0.0}
+    store.prepare(**whole)
+    assert store.prepared.live_sequence == 0
+    given = {"items": "source/items.jsonl", "events": "source/events.jsonl", **whole}
+    prepare(DataConfig.model_validate(given), store.root, store.root / "data", live_sequence=7)
+    assert store.prepared.live_sequence == 7
+    store.prepare(**whole)
+    assert store.prepared.live_sequence == 7

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from corpus.errors import ArtefactError
-from corpus.items import ItemTable
+from corpus.items import Item, ItemTable
 from corpus.prepared import EXAMPLE_SCHEMA, EXPOSURE_SCHEMA, FORMAT_VERSION, SPLITS, Pairs, Prepared
 
 
@@ -151,3 +151,27 @@ def test_a_folder_of_another_format_is_refused_with_the_remedy(write_examples, t
     path.write_text(json.dumps({**prepared.manifest, "format_version": 1}), encoding="utf-8")
     with pytest.raises(ArtefactError, match=r"format 2 .*got 1; run `tandem prepare` again"):
         Prepared(prepared.folder)
+
+
+def test_the_same_data_has_the_rows_of_another_catalogue(write, tiny_items):
+    prepared = write(*SEARCHES)
+    # without i-05, i-04 last, and an item that the data never saw
+    kept = [tiny_items.item(row) for row in (0, 1, 2, 3, 6, 7)]
+    other = ItemTable.from_items([*kept, Item(item_id="new", title="new"), tiny_items.item(4)])
+    moved = prepared.under(other)
+    assert [[(label.row, label.weight) for label in each.labels] for each in moved.examples("train")] == [
+        [(7, 1.0)],
+        [(5, 0.5)],
+        [],
+        [(4, 0.0)],
+    ]
+    pairs = moved.pairs("train")
+    assert [(pairs.queries[q], row) for q, row in zip(pairs.query.tolist(), pairs.row.tolist(), strict=True)] == [
+        ("pan", 7),
+        ("hose", 5),
+    ]
+    assert moved.items is other
+    assert moved.fingerprint == prepared.fingerprint
+    back = moved.under(tiny_items)
+    assert back.examples("train") == prepared.examples("train")
+    np.testing.assert_array_equal(back.pairs("train").row, prepared.pairs("train").row)

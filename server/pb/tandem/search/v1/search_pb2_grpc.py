@@ -367,7 +367,7 @@ class SearchService:
 
 
 class IndexAdminServiceStub:
-    """Changes what is served. For operators, never for storefronts.
+    """Changes what is served. For operators, never for storefronts: it has an address of its own.
     """
 
     def __init__(self, channel):
@@ -404,11 +404,11 @@ class IndexAdminServiceStub:
 
 
 class IndexAdminServiceServicer:
-    """Changes what is served. For operators, never for storefronts.
+    """Changes what is served. For operators, never for storefronts: it has an address of its own.
     """
 
     def ListVersions(self, request, context):
-        """Lists the bundles that can be served. Not served yet.
+        """Lists the bundles that can be served.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -429,14 +429,16 @@ class IndexAdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpsertItems(self, request, context):
-        """Adds or replaces items in the served index. Not served yet.
+        """Adds or replaces items in the served index. When it answers, the items are on disk and every search that begins
+        finds them. All items are taken, or none; repeating a call changes nothing. FAILED_PRECONDITION says that no
+        updates are taken at present, and what ends that.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteItems(self, request, context):
-        """Removes items from the served index. Not served yet.
+        """Removes items from the served index. When it answers, that is on disk and no search that begins finds them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -479,7 +481,7 @@ def add_IndexAdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class IndexAdminService:
-    """Changes what is served. For operators, never for storefronts.
+    """Changes what is served. For operators, never for storefronts: it has an address of its own.
     """
 
     @staticmethod
