@@ -14,6 +14,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -100,12 +101,10 @@ def main() -> None:
         "columns_s": round(seconds, 2),
         "columns_cpu_s": round(cpu_seconds, 2),
         "peak_rss_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-        "parse_ms": _best_ms(lambda: parse_filter(FILTERS[-1])),
-        "filter_ms": {
-            text: _best_ms(lambda found=found: matching_rows(found, columns)) for text, found in read.items()
-        },
+        "parse_ms": _best_ms(partial(parse_filter, FILTERS[-1])),
+        "filter_ms": {text: _best_ms(partial(matching_rows, found, columns)) for text, found in read.items()},
         "n_items": {text: len(matching_rows(found, columns)) for text, found in read.items()},
-        "facet_ms": {spec.field: _best_ms(lambda spec=spec: count_facet(spec, rows, columns)) for spec in FACETS},
+        "facet_ms": {spec.field: _best_ms(partial(count_facet, spec, rows, columns)) for spec in FACETS},
     }
     sys.stdout.write(json.dumps(result, indent=2) + "\n")
 
