@@ -112,7 +112,8 @@ class _Builder(Transformer[Token, Any]):
             _placed(column, check_field, field)
             _placed(_column(operator), check_operator, field, operator)
         if not isinstance(value, _Choices):
-            return _placed(value[1], Comparison, field, _OPERATORS[operator], value[0])
+            place = column if field == ATTRIBUTES else value[1]
+            return _placed(place, Comparison, field, _OPERATORS[operator], value[0])
         if operator not in ("=", ":"):
             raise _at(_column(operator), f"expected = or : before a choice of values, got {operator}")
         return _joined(Or, [_placed(at, Comparison, field, _OPERATORS[operator], text) for text, at in value])
@@ -129,7 +130,7 @@ def parse_filter(text: str, limits: FilterLimits = FilterLimits()) -> Filter:  #
             says at which column, from 1.
     """
     if len(text) > limits.characters:
-        raise BadFilter(f"expected at most {limits.characters} characters, got {len(text)}; shorten the filter")
+        raise BadFilter(f"expected at most {limits.characters} characters, got {len(text)}; shorten it", field="filter")
     try:
         found: Filter = _parser().parse(text)  # type: ignore[assignment]  # the builder makes filters of trees
     except UnexpectedCharacters as exc:

@@ -123,9 +123,13 @@ class FilterLimits:
             deepest = max(deepest, depth)
             rest.extend((child, depth + 1) for child in _children(node))
         if n_terms > self.terms:
-            raise BadFilter(f"expected at most {self.terms} comparisons, got {n_terms}; shorten the filter")
+            raise BadFilter(
+                f"expected at most {self.terms} comparisons, got {n_terms}; shorten the filter", field="filter"
+            )
         if deepest > self.depth:
-            raise BadFilter(f"expected at most {self.depth} levels of AND, OR and NOT, got {deepest}; flatten it")
+            raise BadFilter(
+                f"expected at most {self.depth} levels of AND, OR and NOT, got {deepest}; flatten it", field="filter"
+            )
 
 
 def check_field(field: str) -> None:

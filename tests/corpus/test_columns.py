@@ -112,3 +112,8 @@ def test_a_catalogue_without_any_property_has_empty_columns():
     bare = ItemColumns.of(ItemTable.from_items([Item(item_id="a", title="a")]))
     assert (bare.attributes, bare.category.keys, bare.texts["brand"].keys) == ({}, [], [])
     assert bare.category.known.tolist() == [False]
+
+
+def test_of_equally_frequent_spellings_the_first_in_code_points_is_shown():
+    items = [Item(item_id=brand, title="t", brand=brand) for brand in ("acme", "ACME", "Acme")]
+    assert ItemColumns.of(ItemTable.from_items(items)).texts["brand"].values == ["ACME"]

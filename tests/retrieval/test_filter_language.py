@@ -71,7 +71,7 @@ def test_filters_are_read_as_the_language_means_them(text, meant):
         ("price < 5 AND price < cheap", "column 23: expected price < a number"),
         ("brand:(Nike OR '')", "column 16: expected brand with a text, got a blank one"),
         ("brand != (Nike OR Puma)", "column 7: expected = or : before a choice of values, got !="),
-        ("attributes:*", "column 12: expected one of the fields"),
+        ("price:* attributes:*", "column 9: expected one of the fields"),
     ],
 )
 def test_errors_say_where_and_what(text, message):
