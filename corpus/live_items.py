@@ -33,17 +33,14 @@ class LiveItems(ItemTable):
             deletions: Ids to remove, none of them upserted; unknown ones are passed over.
         """
         after = type(self)(self.base)
-        changed, added, gone = dict(self.changed), dict(self._added), set(self.gone)
-        n_rows = self.n_rows
-        for item_id, item in upserts.items():
-            row = self.any_row_of(item_id)
-            if row is None:
-                row = added[item_id] = n_rows
-                n_rows += 1
-            changed[row] = item
-            gone.discard(row)
-        gone.update(row for item_id in deletions if (row := self.any_row_of(item_id)) is not None)
-        after.changed, after.gone, after._added, after.n_rows = changed, frozenset(gone), added, n_rows
+        new = [item_id for item_id in upserts if self.any_row_of(item_id) is None]
+        # shared where nothing changes: kept answers hold many tables
+        after._added = {**self._added, **{each: self.n_rows + n for n, each in enumerate(new)}} if new else self._added
+        after.n_rows = self.n_rows + len(new)
+        found = {row: item for item_id, item in upserts.items() if (row := after.any_row_of(item_id)) is not None}
+        after.changed = {**self.changed, **found} if found else self.changed
+        removed = {row for item_id in deletions if (row := self.any_row_of(item_id)) is not None}
+        after.gone = (self.gone - found.keys()) | removed
         return after
 
     @property

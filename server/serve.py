@@ -188,6 +188,8 @@ class TandemServer:
                 await asyncio.get_running_loop().run_in_executor(self._updating, self._catch_up)
             except TandemError as exc:
                 logger.error("live updates of another server are missing: %s", exc)
+            except Exception as exc:  # the next look may succeed
+                logger.error("live updates of another server are missing", exc_info=exc)
 
     def _catch_up(self) -> None:
         if self._updates.follow():
