@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import grpc
 import pytest
 
 from corpus.items import ItemTable
@@ -21,6 +22,7 @@ from rerank.config import RerankerConfig, RerankerTrainConfig
 from retrieval.config import RetrieverConfig, RetrieverTrainConfig, VectorIndexConfig
 from server.client import TandemClient
 from server.config import ServerConfig
+from server.pb.tandem.search.v1 import search_pb2_grpc
 from server.serve import TandemServer
 from tests.conftest import write_prepared
 
@@ -143,3 +145,14 @@ def client(shared_server) -> TandemClient:
 @pytest.fixture
 def address(shared_server) -> str:
     return shared_server[0].address
+
+
+@pytest.fixture(scope="module")
+def channel(shared_server):
+    with grpc.insecure_channel(shared_server[0].address) as channel:
+        yield channel
+
+
+@pytest.fixture
+def stub(channel):
+    return search_pb2_grpc.SearchServiceStub(channel)
