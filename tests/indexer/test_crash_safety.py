@@ -1,6 +1,8 @@
 """Whatever fails and whenever: what is served is whole, and doing it again works."""
 
 import json
+import multiprocessing
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +11,17 @@ import pytest
 
 from corpus.errors import TandemError
 from corpus.workspace import Workspace
+from indexer.build import build_bundle
+from indexer.bundle_store import BundleStore
 from indexer.manifest import MANIFEST_FILE, read_manifest
 from indexer.publications import last_recorded
-from indexer.publish import current_version, list_bundles, publish, rollback
+from indexer.publish import current_version, list_bundles, publish, read_current, rollback
 from indexer.retention import remove_unused
 from indexer.verify import verify_bundle
 from tests.indexer.faulty_disk import ERRORS, Crash, FaultyDisk
+from tests.indexer.killed_work import build_a_real_bundle, build_publish_and_remove
 from tests.indexer.small_bundles import write_small_bundle
+from tests.indexer.small_models import BUILD, RERANKER, RETRIEVER
 
 DEATHS = ("kill", "power cut", "power cut that takes renames")
 ENCODER = "e" * 64  # of the bundles that the removal takes
@@ -23,7 +29,7 @@ ENCODER = "e" * 64  # of the bundles that the removal takes
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory) -> Path:
-    """Bundles v1 to v5, of which v1 and then v2 were published; v1's and v3's embeddings; a killed build's folder."""
+    """Bundles v1 to v5, of which v1 and then v2 were published, and v6 in a bundle store; a killed build."""
     workspace = Workspace(tmp_path_factory.mktemp("pristine") / "store")
     for number in range(1, 6):
         folder = write_small_bundle(workspace.bundles, f"v{number}")
@@ -38,7 +44,13 @@ def pristine(tmp_path_factory) -> Path:
     (workspace.bundles / ".building-v6" / "half").write_bytes(b"half")
     publish(workspace.bundles, "v1")
     publish(workspace.bundles, "v2")
+    write_small_bundle(workspace.root / "builder", "v6")
+    mirror(workspace).push(workspace.root / "builder", "v6")
     return workspace.root
+
+
+def mirror(store: Workspace) -> BundleStore:
+    return BundleStore((store.root / "mirror").as_uri())
 
 
 class Change:
@@ -68,6 +80,7 @@ class Change:
 CHANGES = (
     Change("publish", lambda store: publish(store.bundles, "v4"), "v4"),
     Change("rollback", lambda store: rollback(store.bundles), "v1"),
+    Change("pull", lambda store: mirror(store).pull(store.bundles), "v6"),
     Change("gc", lambda store: remove_unused(store, 1), "v2"),
 )
 
@@ -172,3 +185,71 @@ def test_the_first_publication_that_fails_leaves_nothing_current(tmp_path):
             publish(tmp_path / f"{at}")
         assert current_version(tmp_path / f"{at}") is None
         assert publish(tmp_path / f"{at}") == "v1"
+
+
+SHORT_KILLS = 12
+MAX_LIFE_S = 0.25  # of a process that does small work: some rounds of it
+
+
+@pytest.fixture(scope="module")
+def forks() -> multiprocessing.context.ForkServerContext:
+    """Processes that start with everything imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.indexer.killed_work"])
+    return context
+
+
+def kill_after(forks, work: Callable[..., None], root: Path, seconds: float) -> None:
+    """Let a process work in a store, and kill it so many seconds after it began."""
+    here, there = forks.Pipe()
+    process = forks.Process(target=work, args=(root, there), daemon=True)
+    process.start()
+    assert here.poll(120), "the process never began"
+    here.recv()
+    process.join(seconds)
+    assert process.exitcode is None, "the process ended by itself"
+    process.kill()
+    process.join()
+
+
+def test_killed_at_random_moments_a_store_serves_a_whole_bundle_and_goes_on(forks, tmp_path, kills):
+    store = Workspace(tmp_path)
+    write_small_bundle(store.bundles, "v1")
+    publish(store.bundles)
+    draw = random.Random(5)
+    served, leftovers = [], 0
+    for _ in range(SHORT_KILLS if kills is None else kills):
+        kill_after(forks, build_publish_and_remove, store.root, draw.uniform(0, MAX_LIFE_S))
+        served.append(int(check_whole(store)[1:]))
+        leftovers += sum(
+            path.name.startswith((".building-", ".removing-", ".CURRENT")) for path in store.bundles.iterdir()
+        )
+        target = read_current(store.bundles).history[-1:]
+        assert all((store.bundles / version).is_dir() for version in target)
+        last_recorded(store.bundles)  # whatever the kill cut short can be read
+    if kills is not None:  # a few kills on a busy machine may all come early
+        assert served[-1] > served[0]
+        assert leftovers > 0  # some came in the middle
+    remove_unused(store, 1)
+    newest = publish(store.bundles)
+    check_whole(store)
+    assert {path.name for path in store.bundles.iterdir() if path.is_dir()} <= {newest, f"v{served[-1]}", *target}
+
+
+BUILD_SHORT_KILLS = 1
+MAX_BUILD_S = 8.0  # a tiny build on two idle cores takes about 5
+
+
+@pytest.mark.slow
+def test_a_build_that_is_killed_at_random_moments_leaves_nothing_that_counts_and_the_next_one_ends(
+    forks, workspace, kills
+):
+    draw = random.Random(6)
+    for _ in range(BUILD_SHORT_KILLS if kills is None else kills):
+        kill_after(forks, build_a_real_bundle, workspace.root, draw.uniform(0, MAX_BUILD_S))
+        for manifest in list_bundles(workspace.bundles):  # one was whole before the kill came
+            verify_bundle(workspace.bundles / manifest.version)
+    report = build_bundle(workspace, RETRIEVER, RERANKER, BUILD)
+    assert report.n_embedded + report.n_reused > 0
+    verify_bundle(workspace.bundles / report.manifest.version)
+    assert not list(workspace.bundles.glob(".building-*"))

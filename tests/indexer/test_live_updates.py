@@ -1,6 +1,5 @@
 """Live updates against a dictionary: whatever is called, crashes or is rebuilt, searches find what was acknowledged."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from retrieval.passages import passage
 from retrieval.vector_index import VectorIndex
 from tests.indexer.small_models import BUILD, RERANKER, RETRIEVER
 
-KILLS = int(os.environ.get("TANDEM_TEST_KILLS", "10"))  # 200 is the long form: see CONTRIBUTING.md
+SHORT_KILLS = 10
 WORDS = ("red", "acme", "boot", "zork", "gizmotron", "7-zip", "пальто", "x")
 
 
@@ -295,11 +294,12 @@ while True:
 """
 
 
-def test_no_acknowledged_write_is_lost_to_a_kill(tmp_path):
+def test_no_acknowledged_write_is_lost_to_a_kill(tmp_path, kills):
     """A process is killed at random points of writing; the next one goes on where it was."""
     rng = np.random.default_rng(5)
     acknowledged = 0
-    for _ in range(KILLS):
+    n_kills = SHORT_KILLS if kills is None else kills
+    for _ in range(n_kills):
         with subprocess.Popen(
             [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
         ) as process:
@@ -313,4 +313,4 @@ def test_no_acknowledged_write_is_lost_to_a_kill(tmp_path):
         assert [change.sequence for change in found] == list(range(1, len(found) + 1))
         # what was written but not told may be there, and is one change at most
         assert acknowledged <= len(found) <= acknowledged + 1
-    assert acknowledged >= KILLS
+    assert acknowledged >= n_kills
