@@ -35,6 +35,7 @@ SPELLING_ANALYSER = "tandem-spelling"
 MAX_WORD_CHARACTERS = 64  # what is longer is no word
 MAX_QUERY_TERMS = 64  # distinct ones; bounds the time of a pasted page
 FEW_ROWS = 10_000  # looking so many up costs less than reading the lists that hold them
+DOCUMENTS_AT_ONCE = 20_000  # items unpacked
 WRITER_HEAP_BYTES = 256 * 1024 * 1024
 
 
@@ -308,9 +309,15 @@ def _schema() -> Any:  # noqa: ANN401 - tantivy.Schema
     return builder.build()
 
 
+def _texts(items: ItemTable) -> Iterator[tuple[Any, ...]]:
+    """Yield each item's id and text fields; only some items are Python objects at a time."""
+    for start in range(0, len(items), DOCUMENTS_AT_ONCE):
+        part = items.take(range(start, min(start + DOCUMENTS_AT_ONCE, len(items))))
+        yield from zip(part.ids, *(part.column(name) for name in TEXT_FIELDS), strict=True)
+
+
 def _documents(items: ItemTable, config: LexicalConfig) -> Iterator[Any]:
-    columns = [items.column(name) for name in TEXT_FIELDS]
-    for row, (item_id, *values) in enumerate(zip(items.ids, *columns, strict=True)):
+    for row, (item_id, *values) in enumerate(_texts(items)):
         fields = dict(zip(TEXT_FIELDS, values, strict=True))
         document = tantivy.Document()
         document.add_unsigned(ROW, row)
