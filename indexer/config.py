@@ -8,6 +8,7 @@ from corpus.config import Section
 
 EngineName = Literal["openvino", "torch"]
 Precision = Literal["fp32", "int8"]
+ItemPrecision = Literal["auto", "fp32", "int8", "bf16"]
 
 
 class BuildConfig(Section):
@@ -20,6 +21,9 @@ class BuildConfig(Section):
 
     engine: EngineName = "openvino"  # openvino: both models are exported, no torch is needed to serve; torch: for GPUs
     encoder_precision: Precision = "fp32"  # of the exported query encoder
+    # of the item embeddings: int8 through OpenVINO, fp32 and bf16 through torch; auto: the reduced one that suits the
+    # machine (bf16 for a GPU, int8 for a CPU), unless fp32 is less work (docs/decisions/0009)
+    item_precision: ItemPrecision = "auto"
     reranker_precision: Precision = "int8"  # of the exported cross-encoder
     n_calibration: Annotated[int, Field(ge=1)] = 300  # queries that int8 export is calibrated on
     n_recall_queries: Annotated[int, Field(ge=1)] = 500  # validation queries to compare the index with exact search on

@@ -82,7 +82,7 @@ def put_reranker(
         model_dir: A reranker version's folder.
         out: Where to write; must not exist.
         config: Engine and precision.
-        items: The catalogue.
+        items: The catalogue, or at least the items of the searches' histories.
         passage_tokens: Its passages, tokenised by this reranker's tokenizer.
         searches: Real searches with their candidates' rows, for tracing and calibration; at least one.
     """
