@@ -168,6 +168,8 @@ def _encode(
     encoder: ItemEncoder, texts: Texts, missing: IntArray, encode_shards: EncodeShards | None
 ) -> Iterator[tuple[IntArray, FloatArray]]:
     parts = [missing[start : start + SHARD_ROWS] for start in range(0, len(missing), SHARD_ROWS)]
+    if not parts:
+        return iter(())
     shards = ((rows, texts.take(rows)) for rows in parts)
     if encode_shards is None:
         done: Iterator[tuple[IntArray, FloatArray]] = ((rows, encoder.encode(taken)) for rows, taken in shards)

@@ -168,7 +168,9 @@ def test_shards_may_be_encoded_elsewhere_and_come_back_in_any_order(real, tmp_pa
 
     report = embed_items(real, texts, tmp_path, encode_shards=elsewhere)
     np.testing.assert_allclose(report.vectors, real.encode(texts), atol=1e-6)
-    assert embed_items(Counting(real, calls_until_killed=0), texts, tmp_path).n_reused == 35
+    asked = []
+    assert embed_items(real, texts, tmp_path, encode_shards=asked.append).n_reused == 35
+    assert not asked  # nothing to do: nobody is called
 
 
 def test_missing_texts_are_counted_once_each(real, tmp_path, small_shards):
