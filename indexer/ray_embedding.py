@@ -111,16 +111,17 @@ def _embed(
 ) -> Iterator[tuple[IntArray, FloatArray]]:
     import pyarrow as pa
 
-    tables = [pa.table({"row": rows, "text": texts}) for rows, texts in shards]  # one block each
-    if not tables:
+    # one block each, in Ray's store, which goes to the disk when it is full; this process holds one at a time
+    blocks = [ray.put(pa.table({"row": rows, "text": texts})) for rows, texts in shards]
+    if not blocks:
         return
     resources = ray.cluster_resources()
     n_gpus = int(resources.get("GPU", 0)) if encoder.precision == "bf16" else 0
-    n_workers = min(len(tables), n_gpus or max(1, int(resources["CPU"])))
+    n_workers = min(len(blocks), n_gpus or max(1, int(resources["CPU"])))
     logger.info("embedding on Ray: %d workers", n_workers)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    embedded = ray.data.from_arrow(tables).map_batches(
+    embedded = ray.data.from_arrow_refs(blocks).map_batches(
         _Worker,
         fn_constructor_kwargs={"encoder": ray.put(encoder)},
         batch_size=None,  # a block: the cache's shard

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from corpus.errors import ArtefactError
-from corpus.prepared import Example, Label
-from indexer import item_embeddings
+from corpus.prepared import Example, Label, Prepared
+from indexer import item_embeddings, ray_embedding
 from indexer.build import build_bundle
 from indexer.config import BuildConfig
-from indexer.item_embeddings import check_item_agreement, choose_precision, recalls
+from indexer.item_embeddings import check_item_agreement, choose_precision, embed_catalogue, recalls
 from retrieval.embeddings import embed_items
 from retrieval.encoder import open_torch_encoder
 from retrieval.passages import passage_texts
@@ -132,3 +132,33 @@ def test_a_reduced_precision_that_fails_gives_way_to_fp32_unless_it_was_named(wo
     folder = workspace.retrievers / "v1" / "model"
     trained = open_torch_encoder(folder, role="item", max_tokens=RETRIEVER.max_item_tokens)
     assert report.manifest.retriever.item_encoder_fingerprint == trained.fingerprint
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_cluster_gets_the_encoder_that_the_build_chose(workspace, tmp_path, monkeypatch, precision):
+    monkeypatch.setattr(item_embeddings, "MIN_COSINE", 0.5)
+    monkeypatch.setattr(item_embeddings, "N_COMPARED_ITEMS", 10)  # the others are left to the cluster
+    asked = []
+
+    def encode_on_ray(address, portable):
+        def encode_shards(shards):
+            encoder = portable.open()
+            asked.append((address, encoder.fingerprint))
+            return ((rows, encoder.encode(texts)) for rows, texts in shards)
+
+        return encode_shards
+
+    monkeypatch.setattr(ray_embedding, "encode_on_ray", encode_on_ray)
+    done = embed_catalogue(
+        workspace.retrievers / "v1" / "model",
+        RETRIEVER,
+        Prepared(workspace.data).items,
+        BUILD.model_copy(update={"item_precision": precision}),
+        workspace=workspace,
+        into=tmp_path / "vectors.npy",
+        judged=[],
+        ray="auto",
+    )
+    assert asked == [("auto", done.fingerprint)]
+    assert (done.report.n_embedded, done.report.n_reused) == (60, 0)
+    assert np.isfinite(np.load(tmp_path / "vectors.npy")).all()
