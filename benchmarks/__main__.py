@@ -1,6 +1,7 @@
 """``python -m benchmarks``: one command per question.
 
 quality   how good are the answers, beside their floors?
+build     how fast is a catalogue embedded, beside plain SentenceTransformer.encode?
 """
 
 import logging
@@ -8,6 +9,7 @@ import sys
 
 import typer
 
+from benchmarks.build import build
 from benchmarks.quality import quality
 from corpus.errors import TandemError
 
@@ -15,6 +17,7 @@ app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )
 app.command()(quality)
+app.command()(build)
 
 
 @app.callback()

@@ -3,9 +3,12 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from corpus.errors import ArtefactError, UnknownItem
@@ -45,13 +48,24 @@ class Item:
 
 
 class ItemTable:
-    """The catalogue in catalogue order; an item's position, its row, is its number everywhere downstream."""
+    """The catalogue in catalogue order; an item's position, its row, is its number everywhere downstream.
+
+    The columns are Arrow's; ids as Python strings and the look-up by them, which take several times as much memory,
+    are made when they are first asked for. A build of a large catalogue never asks.
+    """
 
     def __init__(self, frame: pl.DataFrame) -> None:
         """Wrap a frame whose columns and types are those of ``ITEM_SCHEMA``."""
         self.frame = frame.select(pl.col(name).cast(dtype) for name, dtype in ITEM_SCHEMA.items())
-        self.ids: list[str] = self.frame["item_id"].to_list()
-        self._row_of = {item_id: row for row, item_id in enumerate(self.ids)}
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The items' ids, in row order."""
+        return self.column("item_id")
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {item_id: row for row, item_id in enumerate(self.ids)}
 
     @classmethod
     def from_items(cls, items: Iterable[Item]) -> "ItemTable":
@@ -81,7 +95,15 @@ class ItemTable:
         self.frame.write_parquet(path, compression="zstd")
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return self.frame.height
+
+    def take(self, rows: npt.NDArray[np.int64] | range) -> "ItemTable":
+        """Return the items of rows as a table of their own, in the order of the rows."""
+        return ItemTable(self.frame[rows])
+
+    def named(self, item_ids: Iterable[str]) -> "ItemTable":
+        """Return the items of some ids as a table of their own, in catalogue order; unknown ids are left out."""
+        return ItemTable(self.frame.filter(pl.col("item_id").is_in(list(item_ids))))
 
     def row_of(self, item_id: str) -> int | None:
         """Return the row of an item, or None if the catalogue has no such item."""
@@ -93,8 +115,8 @@ class ItemTable:
         Raises:
             UnknownItem: If the row is outside the table.
         """
-        if not 0 <= row < len(self.ids):
-            raise UnknownItem(f"expected a row in [0, {len(self.ids)}), got {row}")
+        if not 0 <= row < len(self):
+            raise UnknownItem(f"expected a row in [0, {len(self)}), got {row}")
         values = self.frame.row(row, named=True)
         values["category"] = tuple(values["category"] or ())
         values["attributes"] = {pair["name"]: tuple(pair["values"] or ()) for pair in values["attributes"] or ()}

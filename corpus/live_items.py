@@ -49,7 +49,7 @@ class LiveItems(ItemTable):
         return replace_rows(self.base.frame, self.changed)
 
     @property
-    def ids(self) -> list[str]:  # type: ignore[override]
+    def ids(self) -> list[str]:
         """The ids in row order, those of gone rows included."""
         return [*self.base.ids, *self._added]
 

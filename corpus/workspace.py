@@ -60,6 +60,11 @@ class Workspace:
         """Item embeddings by content hash, shared by every stage that needs them."""
         return self.root / "cache" / "embeddings"
 
+    @property
+    def item_encoders(self) -> Path:
+        """Item towers exported for bulk embedding, each in a folder named after the fingerprint of the trained one."""
+        return self.root / "cache" / "item-encoders"
+
 
 def versions(folder: Path, *, marker: str) -> list[str]:
     """List the finished versions in a folder, oldest first.

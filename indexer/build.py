@@ -11,7 +11,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from corpus.errors import InputError
@@ -39,6 +38,7 @@ from indexer.config import BuildConfig
 from indexer.construction import construction
 from indexer.description import Built, describe
 from indexer.engines import get_encoder, put_encoder, put_item_encoder, put_reranker
+from indexer.item_embeddings import EmbeddedCatalogue, embed_catalogue
 from indexer.manifest import MANIFEST_FILE, BundleManifest
 from indexer.models import TrainedModels, check_channels, choose_models, resolved_config
 from indexer.publish import current_version
@@ -49,11 +49,9 @@ from rerank.inputs import PairTokenizer, PassageTokens
 from rerank.model_info import MODEL_FOLDER as RERANKER_MODEL
 from retrieval.behaviour import Behaviour
 from retrieval.config import RetrieverConfig
-from retrieval.embeddings import EmbedReport, embed_items
-from retrieval.encoder import open_torch_encoder
 from retrieval.lexical_index import LexicalIndex
 from retrieval.model_info import MODEL_FOLDER as RETRIEVER_MODEL
-from retrieval.passages import passages
+from retrieval.passages import passage_texts, passages
 from retrieval.retriever import Retriever
 from retrieval.vector_index import VectorIndex
 
@@ -61,6 +59,7 @@ logger = logging.getLogger(__name__)
 
 CALIBRATION_DEPTH = 50  # candidates of a calibration search
 CALIBRATION_SEED = 0
+N_TRACED = 8  # passages to trace an item tower with
 
 
 class BuildReport(BaseModel):
@@ -82,6 +81,7 @@ def build_bundle(
     *,
     retriever_version: str | None = None,
     reranker_version: str | None = None,
+    ray: str | None = None,
 ) -> BuildReport:
     """Build the next bundle of a workspace; it is not served before it is published.
 
@@ -92,6 +92,7 @@ def build_bundle(
         config: Engines, precisions and limits.
         retriever_version: None is the newest.
         reranker_version: None is the newest that was trained on that retriever's candidates.
+        ray: Address of a Ray cluster to embed on, or ``local``; None embeds in this process.
     Raises:
         ArtefactError: If data or models are missing, another build runs, or what was built fails a check.
         ModelIndexMismatch: If the reranker belongs to another retriever.
@@ -102,7 +103,7 @@ def build_bundle(
     with construction(workspace.bundles) as site:
         plan.items.write(site.folder / ITEMS_FILE)
         logger.info("bundle %s: embedding %d items", site.version, len(plan.items))
-        embedded = _embed(plan, workspace.embeddings)
+        embedded = _embed(plan, workspace, site.folder, ray)
         logger.info("bundle %s: building both indexes, exporting the query encoder", site.version)
         retriever = _write_first_stage(plan, embedded, site.folder)
         if plan.models.reranker is not None:
@@ -116,7 +117,7 @@ def build_bundle(
             folder=site.folder,
             models=plan.models,
             config={
-                "build": config,
+                "build": config.model_copy(update={"item_precision": embedded.precision}),
                 "retriever": plan.stage.model_copy(update={"index": retriever.vector_index.config}),
                 "reranker": plan.models.reranker_config(reranker_config),
             },
@@ -129,6 +130,7 @@ def build_bundle(
         )
         manifest = describe(built)
         (site.folder / MANIFEST_FILE).write_bytes(manifest.render())
+        del plan, retriever, built  # so that a large catalogue and its index are in memory once, not twice
         bundle = open_bundle(site.folder)  # as a server would: verified, then every file parsed
         check_self_retrieval(
             bundle.retriever, bundle.items, n_items=config.n_self_retrieval, minimum=config.min_self_retrieval
@@ -157,14 +159,6 @@ class _Plan:
     searches: list[Example]  # real ones, to trace and calibrate with
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Embedded:
-    """The catalogue's embeddings, and whose they are."""
-
-    report: EmbedReport
-    fingerprint: str  # of the item encoder
-
-
 def _plan(workspace: Workspace, wanted: RetrieverConfig, config: BuildConfig, models: TrainedModels) -> _Plan:
     exported = Prepared(workspace.data)
     changes = read_changes(workspace.live, after=exported.live_sequence)
@@ -186,21 +180,22 @@ def _plan(workspace: Workspace, wanted: RetrieverConfig, config: BuildConfig, mo
     )
 
 
-def _embed(plan: _Plan, cache: Path) -> _Embedded:
-    encoder = open_torch_encoder(
+def _embed(plan: _Plan, workspace: Workspace, folder: Path, ray: str | None) -> EmbeddedCatalogue:
+    judged = plan.prepared.examples("valid", limit=plan.config.n_recall_queries, with_history=False)
+    return embed_catalogue(
         plan.models.retriever_folder / RETRIEVER_MODEL,
-        role="item",
-        max_tokens=plan.stage.max_item_tokens,
-        dim=plan.stage.dim,
+        plan.stage,
+        plan.items,
+        plan.config,
+        workspace=workspace,
+        into=folder / VECTORS_FILE,
+        judged=judged,
+        ray=ray,
     )
-    report = embed_items(encoder, passages(plan.items, plan.stage.item_fields), cache)
-    return _Embedded(report=report, fingerprint=encoder.fingerprint)
 
 
-def _write_first_stage(plan: _Plan, embedded: _Embedded, folder: Path) -> Retriever:
-    vectors = embedded.report.vectors
-    np.save(folder / VECTORS_FILE, vectors, allow_pickle=False)
-    vector_index = VectorIndex.build(vectors, plan.stage.index)
+def _write_first_stage(plan: _Plan, embedded: EmbeddedCatalogue, folder: Path) -> Retriever:
+    vector_index = VectorIndex.build(embedded.report.vectors, plan.stage.index)
     vector_index.save(folder / VECTOR_INDEX_FILE)
     lexical_index = LexicalIndex.build(plan.items, plan.stage.lexical, folder / LEXICAL_FOLDER)
     max_tokens, dim = plan.stage.max_query_tokens, plan.stage.dim
@@ -213,8 +208,15 @@ def _write_first_stage(plan: _Plan, embedded: _Embedded, folder: Path) -> Retrie
         dim=dim,
         queries=queries,
     )
-    texts = passages(ItemTable.from_items(map(plan.items.item, range(min(8, len(plan.items))))), plan.stage.item_fields)
-    put_item_encoder(plan.models.retriever_folder, folder / ITEM_ENCODER_FOLDER, plan.config, plan.stage, texts)
+    traced = plan.items.take(range(min(N_TRACED, len(plan.items))))
+    put_item_encoder(
+        plan.models.retriever_folder,
+        folder / ITEM_ENCODER_FOLDER,
+        plan.config,
+        plan.stage,
+        texts=passages(traced, plan.stage.item_fields),
+        exported=embedded.exported,
+    )
     encoder = get_encoder(folder / ENCODER_FOLDER, plan.config.engine, max_tokens=max_tokens, dim=dim, n_threads=None)
     # of all splits: what is held back from the models to judge them by is the newest that the store knows
     pairs, exposure = plan.prepared.pairs(*SPLITS), plan.prepared.exposure(*SPLITS)
@@ -229,16 +231,17 @@ def _write_second_stage(plan: _Plan, retriever: Retriever, folder: Path) -> None
     if trained is None or version_folder is None:
         raise ValueError("expected models with a reranker")
     tokenizer = PairTokenizer.load(version_folder / RERANKER_MODEL)
-    texts = passages(plan.items, trained.config.item_fields)
-    tokens = PassageTokens.build(tokenizer, texts, trained.config.max_item_tokens)
-    tokens.save(folder / PASSAGES_FOLDER)
+    texts = passage_texts(plan.items, trained.config.item_fields)
+    tokens = PassageTokens.write(folder / PASSAGES_FOLDER, tokenizer, texts, trained.config.max_item_tokens)
     found = retriever.retrieve_batch([search.query for search in plan.searches], CALIBRATION_DEPTH)
     searches = [(search, candidates.rows) for search, candidates in zip(plan.searches, found, strict=True)]
     put_reranker(
         version_folder,
         folder / RERANKER_FOLDER,
         plan.config,
-        items=plan.items,
+        items=plan.items.named(
+            {event.item_id for search in plan.searches for event in search.history if event.item_id}
+        ),
         passage_tokens=tokens,
         searches=searches,
     )

@@ -8,6 +8,7 @@ from corpus.config import Section
 
 EngineName = Literal["openvino", "torch"]
 Precision = Literal["fp32", "int8"]
+ItemPrecision = Literal["auto", "fp32", "int8", "bf16"]
 Uri = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+]*://.")]
 
 
@@ -39,6 +40,8 @@ class BuildConfig(Section):
 
     engine: EngineName = "openvino"  # openvino: both models are exported, no torch is needed to serve; torch: for GPUs
     encoder_precision: Precision = "fp32"  # of the exported query encoder
+    # int8: through OpenVINO, for CPUs; bf16: through torch, for a GPU; fp32: through torch
+    item_precision: ItemPrecision = "auto"  # of item embeddings; auto: int8 or bf16, unless fp32 is less work
     reranker_precision: Precision = "int8"  # of the exported cross-encoder
     n_calibration: Annotated[int, Field(ge=1)] = 300  # queries that int8 export is calibrated on
     n_recall_queries: Annotated[int, Field(ge=1)] = 500  # validation queries to compare the index with exact search on

@@ -70,17 +70,27 @@ def get_encoder(
 
 
 def put_item_encoder(
-    model_dir: Path, out: Path, config: BuildConfig, stage: RetrieverConfig, texts: Sequence[str]
+    model_dir: Path,
+    out: Path,
+    config: BuildConfig,
+    stage: RetrieverConfig,
+    *,
+    texts: Sequence[str],
+    exported: Path | None,
 ) -> None:
     """Write the item tower into a bundle, for live updates, unless what the query tower left there can stand for it.
 
     Args:
         model_dir: A retriever version's folder.
         out: Where to write; must not exist.
-        config: Engine and precision.
+        config: Engine and precisions.
         stage: Settings of the first stage, resolved.
         texts: Passages to trace with; at least one.
+        exported: Folder of the exported encoder that embedded the catalogue, if it was one.
     """
+    if exported is not None:
+        shutil.copytree(exported, out)
+        return
     if config.engine == "torch" or _towers_are_one(config, stage):
         return
     # fp32 whatever the query encoder's precision: what is embedded later must compare with what was embedded by torch
@@ -113,13 +123,23 @@ def get_item_encoder(
         config: Engine and precision.
         stage: Settings of the first stage, resolved.
         query_encoder: As opened: its engine serves both where towers are shared.
-        fingerprint: That of the item tower, where the query tower stands for it.
+        fingerprint: Of the encoder that embedded the catalogue, for which fp32 stands where that computed in bf16.
         n_threads: Threads of an engine of its own.
     """
-    if config.engine == "torch":
-        return open_torch_encoder(query_folder, role="item", max_tokens=stage.max_item_tokens, dim=stage.dim)
     if folder.is_dir():
-        return open_encoder(folder, n_threads=n_threads)
+        encoder = open_encoder(folder, n_threads=n_threads)
+        if config.item_precision != "bf16":
+            return encoder
+        info = encoder.info.model_copy(update={"fingerprint": fingerprint})
+        return encoder.reading(info, token_budget=LIVE_TOKEN_BUDGET)
+    if config.engine == "torch":
+        return open_torch_encoder(
+            query_folder,
+            role="item",
+            max_tokens=stage.max_item_tokens,
+            dim=stage.dim,
+            precision="bf16" if config.item_precision == "bf16" else "fp32",
+        )
     if not _towers_are_one(config, stage):
         return None
     info = query_encoder.info.model_copy(
@@ -147,7 +167,7 @@ def put_reranker(
         model_dir: A reranker version's folder.
         out: Where to write; must not exist.
         config: Engine and precision.
-        items: The catalogue.
+        items: The catalogue, or at least the items of the searches' histories.
         passage_tokens: Its passages, tokenised by this reranker's tokenizer.
         searches: Real searches with their candidates' rows, for tracing and calibration; at least one.
     """

@@ -8,8 +8,9 @@ built; a request tokenises its query and history once, and its inputs are put to
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from rerank.config import RerankerConfig
 from rerank.history import SEPARATOR, choose_history
 from retrieval.arrays import IntArray
 from retrieval.engine import TokenBatch
+from retrieval.texts import Texts
 
 TokenArray = npt.NDArray[np.int32]
 
@@ -31,6 +33,7 @@ OFFSETS_FILE = "passage_offsets.npy"
 # the names that BERT's and RoBERTa's families give to the start, the separator and the padding
 _START, _SEPARATOR, _PADDING = ("[CLS]", "<s>"), ("[SEP]", "</s>"), ("[PAD]", "<pad>")
 _CHUNK = 20_000  # texts tokenised at a time: bounds memory
+_NOTHING = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int32))
 
 
 class PairTokenizer:
@@ -155,12 +158,32 @@ class PassageTokens:
             texts: One passage per item, in row order.
             max_tokens: Where a passage is cut.
         """
-        parts: list[TokenArray] = []
-        for start in range(0, len(texts), _CHUNK):
-            parts += [ids[:max_tokens] for ids in tokenizer.token_ids(texts[start : start + _CHUNK])]
-        offsets = np.zeros(len(parts) + 1, dtype=np.int64)
-        np.cumsum([len(ids) for ids in parts], out=offsets[1:])
-        return cls(np.concatenate(parts) if parts else np.empty(0, dtype=np.int32), offsets)
+        parts = list(_tokenised(tokenizer, Texts.of(texts), max_tokens))
+        lengths, tokens = (np.concatenate(column) for column in zip(*parts, strict=True)) if parts else _NOTHING
+        return cls(tokens, _offsets(lengths))
+
+    @classmethod
+    def write(cls, folder: Path, tokenizer: PairTokenizer, texts: Texts, max_tokens: int) -> "PassageTokens":
+        """Tokenise passages into files, a chunk at a time, and open them memory-mapped.
+
+        Args:
+            folder: Gets both arrays as ``.npy``; made if missing.
+            tokenizer: The reranker's tokenizer.
+            texts: One passage per item, in row order.
+            max_tokens: Where a passage is cut.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        lengths = [_NOTHING[0]]
+        with (folder / TOKENS_FILE).open("wb") as file:
+            _write_header(file, 0)
+            for some, tokens in _tokenised(tokenizer, texts, max_tokens):
+                lengths.append(some)
+                file.write(tokens.tobytes())
+            offsets = _offsets(np.concatenate(lengths))
+            file.seek(0)
+            _write_header(file, int(offsets[-1]))
+        np.save(folder / OFFSETS_FILE, offsets)
+        return cls.load(folder)
 
     def save(self, folder: Path) -> None:
         """Write both arrays as ``.npy``."""
@@ -204,6 +227,25 @@ class PassageTokens:
     def of(self, row: int) -> TokenArray:
         """Return one item's token ids."""
         return self.tokens[self.offsets[row] : self.offsets[row + 1]]
+
+
+def _tokenised(tokenizer: PairTokenizer, texts: Texts, max_tokens: int) -> Iterator[tuple[IntArray, TokenArray]]:
+    """Yield the lengths of a chunk's passages, and their tokens one after the other."""
+    for chunk in texts.chunks(_CHUNK):
+        parts = [ids[:max_tokens] for ids in tokenizer.token_ids(chunk)]
+        yield np.array([len(ids) for ids in parts], dtype=np.int64), np.concatenate(parts)
+
+
+def _offsets(lengths: IntArray) -> IntArray:
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def _write_header(file: IO[bytes], n: int) -> None:
+    """Begin a ``.npy`` file of int32; numpy leaves room for a greater n to be written over it."""
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.int32)), "fortran_order": False, "shape": (n,)}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def assemble(

@@ -1,27 +1,54 @@
-"""Item embeddings, kept by content hash: a rebuild embeds only what changed, and a killed one goes on."""
+"""Item embeddings, kept by content hash: a rebuild embeds only what changed, and a killed one goes on.
+
+Built for catalogues larger than memory: texts are made a shard at a time, and embeddings can be written to a mapped
+file. What is held per text is its SHA-256 and a few numbers, about 150 bytes at the peak.
+"""
 
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from corpus.errors import ArtefactError
 from corpus.progress import track
-from retrieval.arrays import FloatArray, as_embeddings
-from retrieval.encoder import TextEncoder
+from retrieval.arrays import FloatArray, IntArray, as_embeddings
+from retrieval.texts import HASH_BYTES, Digests, Texts, keys_of
 
 logger = logging.getLogger(__name__)
 
 SHARD_ROWS = 2048  # most texts that a kill can cost
-HASH_BYTES = 32
+COPIED_ROWS = 65_536  # at a time
 VECTORS_SUFFIX = ".vectors.npy"
 HASHES_SUFFIX = ".hashes.npy"
+NAME_CHARACTERS = 16  # of a fingerprint: an encoder's folder
+
+# rows and texts of shards in, rows and embeddings out, in any order: how a cluster takes part
+EncodeShards = Callable[[Iterator[tuple[IntArray, list[str]]]], Iterator[tuple[IntArray, FloatArray]]]
+
+
+class ItemEncoder(Protocol):
+    """What embeds items; ``retrieval.encoder.TextEncoder`` does."""
+
+    @property
+    def dim(self) -> int:
+        """Width of an embedding."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hexadecimal) over all that decides an embedding's numbers, precision included."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> FloatArray:
+        """Embed texts: float32 (n, dim), L2-normalised."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +60,14 @@ class EmbedReport:
     n_reused: int  # distinct texts found in the cache
 
 
-def embed_items(encoder: TextEncoder, texts: Sequence[str], cache: Path) -> EmbedReport:
+def embed_items(
+    encoder: ItemEncoder,
+    texts: Sequence[str] | Texts,
+    cache: Path,
+    *,
+    into: Path | None = None,
+    encode_shards: EncodeShards | None = None,
+) -> EmbedReport:
     """Embed texts, each distinct one once, reusing what earlier calls left in the cache.
 
     The cache is a folder per encoder fingerprint, of shards of up to 2,048 rows: the texts' SHA-256 and their
@@ -44,54 +78,141 @@ def embed_items(encoder: TextEncoder, texts: Sequence[str], cache: Path) -> Embe
         encoder: The item encoder.
         texts: Passages, in row order.
         cache: Folder for all encoders' embeddings; made if missing.
+        into: A ``.npy`` file to write and map the embeddings in, at least one; None holds them in memory.
+        encode_shards: Runs the encoder elsewhere; None: here, one shard after the other.
     Returns:
         The embeddings, and how many were new.
     Raises:
-        ArtefactError: If the cache cannot be written, or the encoder fails.
+        ArtefactError: If the cache or the file cannot be written, or the encoder fails.
     """
-    folder = cache / encoder.fingerprint[:16]
-    hashes = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
-    text_of = dict(zip(hashes, texts, strict=True))
-    slot_of = {digest: slot for slot, digest in enumerate(text_of)}
-    vectors = np.empty((len(slot_of), encoder.dim), dtype=np.float32)
-    missing = _read(folder, slot_of, vectors)
-    shards = [missing[start : start + SHARD_ROWS] for start in range(0, len(missing), SHARD_ROWS)]
-    for shard in track(shards, description=f"embedding {len(missing):,} texts"):
-        fresh = encoder.encode([text_of[digest] for digest in shard])
-        vectors[[slot_of[digest] for digest in shard]] = fresh
-        _write(folder, shard, fresh)
-    rows = np.fromiter((slot_of[digest] for digest in hashes), dtype=np.int64, count=len(hashes))
-    if len(slot_of) < len(texts):
-        vectors = vectors[rows]  # without duplicates, slots are rows already
+    texts = texts if isinstance(texts, Texts) else Texts.of(texts)
+    folder = cache_folder(cache, encoder.fingerprint)
+    keys, first, place = np.unique(keys_of(texts.digests), return_index=True, return_inverse=True)
+    vectors = _room(into, len(texts), encoder.dim)
+    found = np.zeros(len(keys), dtype=np.bool_)
+    for shard_hashes, shard_vectors in _shards(folder, encoder.dim):
+        known, places = _look_up(keys, shard_hashes)
+        vectors[first[places]] = shard_vectors[known]
+        found[places] = True
+    missing = np.sort(first[~found])  # of equal texts the first one's row stands for all
+    for rows, fresh in _encode(encoder, texts, missing, encode_shards):
+        vectors[rows] = fresh
+        _write(folder, texts.digests[rows], fresh)
+    _copy_to_equals(vectors, first[place])
+    if into is not None:
+        vectors.flush()  # type: ignore[attr-defined]
+        vectors = np.load(into, mmap_mode="r", allow_pickle=False)
     return EmbedReport(
-        vectors=as_embeddings(vectors, encoder.dim), n_embedded=len(missing), n_reused=len(slot_of) - len(missing)
+        vectors=as_embeddings(vectors, encoder.dim), n_embedded=len(missing), n_reused=len(keys) - len(missing)
     )
 
 
-def _read(folder: Path, slot_of: dict[bytes, int], vectors: FloatArray) -> list[bytes]:
-    """Fill in the vectors that the cache has; return the hashes of the others, in order."""
-    found: set[bytes] = set()
+def count_missing(texts: Texts, cache: Path, fingerprint: str) -> int:
+    """Count the distinct texts that the cache has no embedding of, without reading any embedding.
+
+    Args:
+        texts: Passages.
+        cache: Folder for all encoders' embeddings.
+        fingerprint: Of the encoder.
+    """
+    keys = np.unique(keys_of(texts.digests))
+    found = np.zeros(len(keys), dtype=np.bool_)
+    for shard_hashes, _ in _shards(cache_folder(cache, fingerprint), None):
+        found[_look_up(keys, shard_hashes)[1]] = True
+    return int(np.count_nonzero(~found))
+
+
+def cache_folder(cache: Path, fingerprint: str) -> Path:
+    """Return the folder of one encoder's embeddings."""
+    return cache / fingerprint[:NAME_CHARACTERS]
+
+
+def orphans(cache: Path, keep_fingerprints: Collection[str]) -> list[Path]:
+    """List the folders of a cache that belong to none of some encoders, in the order of their names.
+
+    Args:
+        cache: Folder for all encoders' embeddings; need not exist.
+        keep_fingerprints: Of the encoders that are in use: those of the bundles that are kept, of any precision, and
+            those of trained models that still are to be built from.
+    """
+    kept = {cache_folder(cache, fingerprint) for fingerprint in keep_fingerprints}
+    return sorted(path for path in cache.glob("*") if path.is_dir() and path not in kept)
+
+
+def prune(cache: Path, keep_fingerprints: Collection[str]) -> list[Path]:
+    """Remove the folders that ``orphans`` lists, and return them. What is removed is embedded again when needed.
+
+    Raises:
+        ArtefactError: If one cannot be removed.
+    """
+    removed = orphans(cache, keep_fingerprints)
+    try:
+        for folder in removed:
+            shutil.rmtree(folder)
+    except OSError as exc:
+        raise ArtefactError(f"expected to remove cached embeddings in {cache}, got: {exc}; mend the disk") from exc
+    return removed
+
+
+def _room(into: Path | None, n: int, dim: int) -> FloatArray:
+    if into is None:
+        return np.empty((n, dim), dtype=np.float32)
+    try:
+        room: FloatArray = np.lib.format.open_memmap(into, mode="w+", dtype=np.float32, shape=(n, dim))
+    except OSError as exc:
+        raise ArtefactError(f"expected to write embeddings to {into}, got: {exc}; free or mend the disk") from exc
+    return room
+
+
+def _encode(
+    encoder: ItemEncoder, texts: Texts, missing: IntArray, encode_shards: EncodeShards | None
+) -> Iterator[tuple[IntArray, FloatArray]]:
+    parts = [missing[start : start + SHARD_ROWS] for start in range(0, len(missing), SHARD_ROWS)]
+    if not parts:
+        return iter(())
+    shards = ((rows, texts.take(rows)) for rows in parts)
+    if encode_shards is None:
+        done: Iterator[tuple[IntArray, FloatArray]] = ((rows, encoder.encode(taken)) for rows, taken in shards)
+    else:
+        done = encode_shards(shards)
+    return track(done, description=f"embedding {len(missing):,} texts", total=len(parts))
+
+
+def _copy_to_equals(vectors: FloatArray, first: IntArray) -> None:
+    """Copy each row's embedding from the first row of the same text."""
+    rows = np.flatnonzero(first != np.arange(len(first)))
+    for start in range(0, len(rows), COPIED_ROWS):
+        part = rows[start : start + COPIED_ROWS]
+        vectors[part] = vectors[first[part]]
+
+
+def _look_up(keys: npt.NDArray[np.bytes_], hashes: Digests) -> tuple[IntArray, IntArray]:
+    """Return which of a shard's rows are wanted, and where in the sorted keys each of those stands."""
+    if not len(keys):
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    wanted = keys_of(hashes)
+    places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    known = np.flatnonzero(keys[places] == wanted)
+    return known, places[known]
+
+
+def _shards(folder: Path, dim: int | None) -> Iterator[tuple[Digests, FloatArray]]:
+    """Yield the hashes and the vectors of every whole shard; a width of None opens no vectors."""
     for path in sorted(folder.glob(f"*{HASHES_SUFFIX}")):
         try:
-            shard_hashes, shard_vectors = _open_shard(path, vectors.shape[1])
+            yield _open_shard(path, dim)
         except (OSError, ValueError, EOFError) as exc:
             logger.warning("ignoring a broken shard of cached embeddings: %s: %s", path, exc)
-            continue
-        known = [row.tobytes() for row in shard_hashes]
-        wanted = [(row, slot_of[digest]) for row, digest in enumerate(known) if digest in slot_of]
-        if wanted:
-            source, target = (list(column) for column in zip(*wanted, strict=True))
-            vectors[target] = shard_vectors[source]
-            found.update(known[row] for row in source)
-    return [digest for digest in slot_of if digest not in found]
 
 
-def _open_shard(path: Path, dim: int) -> tuple[npt.NDArray[np.uint8], FloatArray]:
+def _open_shard(path: Path, dim: int | None) -> tuple[Digests, FloatArray]:
     hashes = np.load(path, allow_pickle=False)
-    # mapped: a catalogue may need few of a shard's rows
-    vectors = np.load(_vectors_path(path), mmap_mode="r", allow_pickle=False)
     if hashes.dtype != np.uint8 or hashes.shape != (len(hashes), HASH_BYTES):
         raise ValueError(f"expected uint8 (n, {HASH_BYTES}) hashes, got {hashes.dtype} {hashes.shape}")
+    if dim is None:
+        return hashes, np.empty((len(hashes), 0), dtype=np.float32)
+    # mapped: a catalogue may need few of a shard's rows
+    vectors = np.load(_vectors_path(path), mmap_mode="r", allow_pickle=False)
     if vectors.dtype != np.float32 or vectors.shape != (len(hashes), dim):
         raise ValueError(f"expected float32 ({len(hashes)}, {dim}) vectors, got {vectors.dtype} {vectors.shape}")
     return hashes, vectors
@@ -101,14 +222,13 @@ def _vectors_path(hashes_path: Path) -> Path:
     return hashes_path.with_name(hashes_path.name.removesuffix(HASHES_SUFFIX) + VECTORS_SUFFIX)
 
 
-def _write(folder: Path, hashes: Iterable[bytes], vectors: FloatArray) -> None:
-    joined = b"".join(hashes)
+def _write(folder: Path, hashes: Digests, vectors: FloatArray) -> None:
     # the name is the content's: two runs that embed the same texts write the same file
-    path = folder / f"{hashlib.sha256(joined).hexdigest()[:32]}{HASHES_SUFFIX}"
+    path = folder / f"{hashlib.sha256(hashes.tobytes()).hexdigest()[:32]}{HASHES_SUFFIX}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _save(_vectors_path(path), vectors)
-        _save(path, np.frombuffer(joined, dtype=np.uint8).reshape(-1, HASH_BYTES))
+        _save(path, hashes)
     except OSError as exc:
         raise ArtefactError(f"expected to write embeddings to {folder}, got: {exc}; free or mend the disk") from exc
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
     from retrieval.torch_engine import EmbeddingModule
 
 Role = Literal["query", "item"]
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "int8"]  # of an exported graph
+TorchPrecision = Literal["fp32", "bf16"]
 
 ENCODER_FILE = "encoder.json"
 TOKENIZER_FILE = "tokenizer.json"
@@ -41,7 +44,7 @@ class EncoderInfo(Section):
     dim: int = Field(ge=1)
     max_tokens: int = Field(ge=3)  # [CLS] and [SEP] included
     fingerprint: str  # SHA-256 over all that decides an embedding's numbers
-    precision: Precision
+    precision: Precision | TorchPrecision
     role: Role
 
 
@@ -49,7 +52,13 @@ class TextEncoder:
     """Turns texts into embeddings. Safe to call from several threads if its engine is."""
 
     def __init__(
-        self, tokenizer: Tokenizer, engine: Engine, info: EncoderInfo, *, token_budget: int = CPU_TOKEN_BUDGET
+        self,
+        tokenizer: Tokenizer,
+        engine: Engine,
+        info: EncoderInfo,
+        *,
+        token_budget: int = CPU_TOKEN_BUDGET,
+        n_parallel: int = 1,
     ) -> None:
         """Join the parts.
 
@@ -58,9 +67,11 @@ class TextEncoder:
             engine: Returns L2-normalised embeddings, (n, ``info.dim``).
             info: Identity of the encoder.
             token_budget: Most tokens per engine call, padding included.
+            n_parallel: Engine calls that run side by side.
         """
         self.info = info
         self._token_budget = token_budget
+        self._n_parallel = n_parallel
         self.tokenizer, self._pad_id = _bare(tokenizer, info.max_tokens)
         self._engine = engine
 
@@ -107,7 +118,9 @@ class TextEncoder:
 
     def _encode_window(self, texts: Sequence[str], out: FloatArray) -> None:
         token_ids = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts))]
-        for positions in batches_by_length([len(ids) for ids in token_ids], self._token_budget):
+        batches = batches_by_length([len(ids) for ids in token_ids], self._token_budget)
+
+        def run(positions: list[int]) -> None:
             batch = pad([token_ids[position] for position in positions], self._pad_id)
             numbers = self._engine.run(batch.input_ids, batch.attention_mask, batch.token_type_ids)
             if numbers.shape != (len(batch), self.dim):
@@ -115,6 +128,14 @@ class TextEncoder:
                     f"expected ({len(batch)}, {self.dim}) embeddings, got {numbers.shape}; export this encoder again"
                 )
             out[positions] = numbers
+
+        if self._n_parallel == 1:
+            for positions in batches:
+                run(positions)
+            return
+        with ThreadPoolExecutor(self._n_parallel, thread_name_prefix="encode") as pool:
+            for _ in pool.map(run, batches):  # read, so that an error is raised
+                pass
 
 
 def batches_by_length(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
@@ -161,15 +182,11 @@ def open_tokenizer(path: Path) -> Tokenizer:
         raise ArtefactError(f"expected a tokenizer at {path}, got: {exc}; build the bundle again") from exc
 
 
-def open_encoder(folder: Path, *, n_threads: int | None = None) -> TextEncoder:
-    """Open a folder written by ``export_encoder``; needs no torch.
+def read_encoder_info(folder: Path) -> EncoderInfo:
+    """Return the identity of an exported encoder without opening it.
 
-    Args:
-        folder: Holds the graph, ``tokenizer.json`` and ``encoder.json``.
-        n_threads: Most cores to use; None: all.
     Raises:
-        ArtefactError: If a file is missing or does not fit.
-        DeviceUnavailable: If OpenVINO is not installed.
+        ArtefactError: If the folder holds none of this release's format.
     """
     try:
         info = EncoderInfo.model_validate_json((folder / ENCODER_FILE).read_bytes())
@@ -179,11 +196,34 @@ def open_encoder(folder: Path, *, n_threads: int | None = None) -> TextEncoder:
         raise ArtefactError(
             f"expected encoder format {FORMAT_VERSION} in {folder}, got {info.format_version}; build the bundle again"
         )
-    return TextEncoder(open_tokenizer(folder / TOKENIZER_FILE), OpenVinoEngine.load(folder, n_threads=n_threads), info)
+    return info
+
+
+def open_encoder(folder: Path, *, n_threads: int | None = None, bulk: bool = False) -> TextEncoder:
+    """Open a folder written by ``export_encoder``; needs no torch.
+
+    Args:
+        folder: Holds the graph, ``tokenizer.json`` and ``encoder.json``.
+        n_threads: Most cores to use; None: all.
+        bulk: For a whole catalogue instead of one query: each core runs batches of its own.
+    Raises:
+        ArtefactError: If a file is missing or does not fit.
+        DeviceUnavailable: If OpenVINO is not installed.
+    """
+    info = read_encoder_info(folder)
+    n_streams = n_threads or len(os.sched_getaffinity(0)) if bulk else 1
+    engine = OpenVinoEngine.load(folder, n_threads=n_threads, n_streams=n_streams)
+    return TextEncoder(open_tokenizer(folder / TOKENIZER_FILE), engine, info, n_parallel=n_streams)
 
 
 def open_torch_encoder(
-    model_dir: Path, *, role: Role, max_tokens: int, dim: int | None = None, device: str | None = None
+    model_dir: Path,
+    *,
+    role: Role,
+    max_tokens: int,
+    dim: int | None = None,
+    device: str | None = None,
+    precision: TorchPrecision = "fp32",
 ) -> TextEncoder:
     """Open one tower of a SentenceTransformer folder with torch, for training and evaluation.
 
@@ -193,6 +233,7 @@ def open_torch_encoder(
         max_tokens: Texts are cut to so many tokens.
         dim: Embeddings are cut to their first so many numbers and normalised again; None: the model's width.
         device: As torch names it; None: the first CUDA device if there is one, else the CPU.
+        precision: bf16 computes in it, with weights in fp32: several times as fast on a GPU, with numbers of its own.
     Raises:
         ArtefactError: If the folder is no such model, or one that this encoder cannot reproduce.
         ConfigError: If the model is narrower than ``dim``.
@@ -201,8 +242,8 @@ def open_torch_encoder(
     from retrieval.torch_engine import TorchEngine, open_tower
 
     module, tokenizer = open_tower(model_dir, role, dim=dim)
-    info = _info(module, tokenizer, role=role, max_tokens=max_tokens)
-    engine = TorchEngine(module, device)
+    info = _info(module, tokenizer, role=role, max_tokens=max_tokens, precision=precision)
+    engine = TorchEngine(module, device, bfloat16=precision == "bf16")
     budget = CPU_TOKEN_BUDGET if engine.device.type == "cpu" else GPU_TOKEN_BUDGET
     return TextEncoder(tokenizer, engine, info, token_budget=budget)
 
@@ -258,7 +299,7 @@ def _info(
     *,
     role: Role,
     max_tokens: int,
-    precision: Precision = "fp32",
+    precision: Precision | TorchPrecision = "fp32",
     calibration: Sequence[str] = (),
 ) -> EncoderInfo:
     """Identify a tower. The role is no part of the fingerprint: shared towers give both roles the same numbers."""

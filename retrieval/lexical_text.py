@@ -17,6 +17,8 @@ from corpus.items import ItemTable
 from retrieval.config import TEXT_FIELDS, LexicalConfig
 from retrieval.identifiers import item_terms
 
+ITEMS_AT_ONCE = 20_000  # unpacked
+
 # ideographs and their iteration marks, kana with its length and iteration marks, Hangul syllables
 _CJK = (
     "\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -68,8 +70,7 @@ class ItemTexts:
 
 def item_texts(items: ItemTable, config: LexicalConfig) -> Iterator[ItemTexts]:
     """Yield what each item is indexed as, in row order."""
-    columns = [items.column(name) for name in TEXT_FIELDS]
-    for item_id, *values in zip(items.ids, *columns, strict=True):
+    for item_id, *values in _cells(items):
         fields = dict(zip(TEXT_FIELDS, values, strict=True))
         written = {name: _words(name, value) for name, value in fields.items() if value}
         attributes = (text for pair in fields["attributes"] or () for text in pair["values"] or ())
@@ -79,6 +80,13 @@ def item_texts(items: ItemTable, config: LexicalConfig) -> Iterator[ItemTexts]:
             spelling="\n".join(without_runs(text) for name, text in written.items() if getattr(config, name) > 0),
             identifiers=tuple(item_terms(item_id, (fields["title"], *attributes))),
         )
+
+
+def _cells(items: ItemTable) -> Iterator[tuple[Any, ...]]:
+    """Yield each item's id and text fields; only some items are Python objects at a time."""
+    for start in range(0, len(items), ITEMS_AT_ONCE):
+        part = items.take(range(start, min(start + ITEMS_AT_ONCE, len(items))))
+        yield from zip(part.ids, *(part.column(name) for name in TEXT_FIELDS), strict=True)
 
 
 def _words(name: str, value: Any) -> str:  # noqa: ANN401 - a cell of any column

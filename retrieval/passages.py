@@ -6,6 +6,7 @@ from typing import Any
 from corpus.errors import ConfigError
 from corpus.items import Item, ItemTable
 from retrieval.config import TEXT_FIELDS
+from retrieval.texts import Texts
 
 PASSAGE_VERSION = 1  # part of a model's fingerprint: raise it with every change to the text below
 
@@ -35,6 +36,19 @@ def passages(items: ItemTable, fields: Sequence[str]) -> list[str]:
     _check(fields)
     columns = [[_text(name, value) for value in items.column(name)] for name in fields]
     return [_join(parts) for parts in zip(*columns, strict=True)]
+
+
+def passage_texts(items: ItemTable, fields: Sequence[str]) -> Texts:
+    """Return the passages of a catalogue, each made when it is read: a large catalogue's are never held together.
+
+    Args:
+        items: The catalogue.
+        fields: Which of ``retrieval.config.TEXT_FIELDS``, in this order.
+    Raises:
+        ConfigError: If a field is unknown.
+    """
+    _check(fields)
+    return Texts(lambda rows: passages(items.take(rows), fields), len(items))
 
 
 def _check(fields: Sequence[str]) -> None:

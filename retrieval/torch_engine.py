@@ -47,7 +47,7 @@ class EmbeddingModule(torch.nn.Module):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if self.reads_segments:
             inputs["token_type_ids"] = token_type_ids
-        hidden = self.transformer(**inputs, return_dict=True).last_hidden_state  # (n, length, dim)
+        hidden = self.transformer(**inputs, return_dict=True).last_hidden_state.float()  # (n, length, dim)
         if self.pooling == "cls":
             pooled = hidden[:, 0]
         else:
@@ -59,12 +59,13 @@ class EmbeddingModule(torch.nn.Module):
 class TorchEngine:
     """Runs a torch module that takes the three token arrays and returns (n, out_dim) or (n,)."""
 
-    def __init__(self, module: torch.nn.Module, device: str | None = None) -> None:
+    def __init__(self, module: torch.nn.Module, device: str | None = None, *, bfloat16: bool = False) -> None:
         """Take a module over; it is moved to the device and set to evaluation.
 
         Args:
             module: Called with ``input_ids``, ``attention_mask`` and ``token_type_ids`` by name.
             device: As torch names it; None: the first CUDA device if there is one, else the CPU.
+            bfloat16: Compute in it where torch deems that safe; sums and norms stay float32.
         Raises:
             DeviceUnavailable: If the device does not exist.
         """
@@ -72,13 +73,14 @@ class TorchEngine:
         try:
             self.device = torch.device(name)
             self.module = module.to(self.device).eval()
+            self._bfloat16 = bfloat16
         except (RuntimeError, AssertionError) as exc:
             raise DeviceUnavailable(f"expected a torch device, got {name!r}: {exc}; use the device cpu") from exc
 
     def run(self, input_ids: IntArray, attention_mask: IntArray, token_type_ids: IntArray) -> FloatArray:
         """Run the module over a padded batch; see ``retrieval.engine.Engine.run``."""
         arrays = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
             output = self.module(**{name: torch.as_tensor(array).to(self.device) for name, array in arrays.items()})
         numbers: FloatArray = output.float().reshape(len(input_ids), -1).cpu().contiguous().numpy()
         return numbers

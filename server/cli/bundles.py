@@ -17,12 +17,19 @@ if TYPE_CHECKING:
 VersionArgument = Annotated[str | None, typer.Argument(help="Such as v3; the newest if none is named.")]
 
 
-def build(store: StoreArgument = Path(), overrides: SetOption = None, as_json: JsonOption = False) -> None:
+def build(
+    store: StoreArgument = Path(),
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS|local", help="Embed on a Ray cluster, or on local Ray workers.")
+    ] = None,
+) -> None:
     """Embed the catalogue, build both indexes, export the models, verify: a new bundle."""
     from indexer.build import build_bundle
 
     workspace, config = open_store(store, overrides)
-    built = build_bundle(workspace, config.retriever, config.reranker, config.build)
+    built = build_bundle(workspace, config.retriever, config.reranker, config.build, ray=ray)
     report(
         built,
         as_json=as_json,

@@ -18,6 +18,7 @@ from indexer.publish import current_version, publish
 from indexer.verify import verify_bundle
 from rerank.blend_info import read_blend_info
 from rerank.features import FEATURES, RERANK_FEATURES
+from retrieval.encoder import TextEncoder
 from retrieval.fusion import FusionWeights
 from tests.indexer.small_models import BUILD, RERANKER, RETRIEVER, copy_of, write_blend
 
@@ -171,6 +172,26 @@ def test_a_rebuild_embeds_only_what_changed_and_names_its_parent(built_workspace
     changed = np.flatnonzero((before != after).any(axis=1))
     np.testing.assert_array_equal(changed, [0])
     assert current_version(workspace.bundles) == "v1"  # building does not publish
+
+
+def test_a_build_killed_while_embedding_goes_on_where_it_was(workspace, monkeypatch):
+    shutil.rmtree(workspace.rerankers)
+    monkeypatch.setattr("retrieval.embeddings.SHARD_ROWS", 10)
+    encode, shards = TextEncoder.encode, []
+
+    def killed(self, texts, **options):
+        if len(shards) == 2:
+            raise KeyboardInterrupt
+        shards.append(len(texts))
+        return encode(self, texts, **options)
+
+    with monkeypatch.context() as context:
+        context.setattr(TextEncoder, "encode", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build_bundle(workspace, RETRIEVER, RERANKER, BUILD)
+    assert not [path for path in workspace.bundles.iterdir() if path.is_dir()]
+    report = build_bundle(workspace, RETRIEVER, RERANKER, BUILD)
+    assert (shards, report.n_embedded, report.n_reused) == ([10, 10], 40, 20)
 
 
 def test_a_build_that_fails_leaves_no_bundle_but_keeps_the_embeddings(workspace, monkeypatch):

@@ -11,6 +11,7 @@ from corpus.errors import ArtefactError, ConfigError
 from corpus.events import EventType, HistoryEvent
 from rerank.config import RerankerConfig
 from rerank.inputs import OFFSETS_FILE, TOKENS_FILE, PairTokenizer, PassageTokens, assemble
+from retrieval.texts import Texts
 
 CONFIG = RerankerConfig(max_query_tokens=4, max_history_tokens=9, max_item_tokens=5)
 NAMES = {"a": "red shoe", "b": "blue kiri hose", "c": "steel pan"}
@@ -100,6 +101,19 @@ def test_passages_are_cut_and_read_back_memory_mapped(pair_tokenizer: PairTokeni
     np.testing.assert_array_equal(loaded.lengths(np.array([2, 0])), [4, 2])
     for row in range(3):
         np.testing.assert_array_equal(loaded.of(row), built.of(row))
+
+
+def test_passages_written_in_chunks_are_those_held_in_memory(
+    pair_tokenizer: PairTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    texts = [f"red shoe {'mug ' * (number % 7)}{number}" for number in range(1000)]
+    want = PassageTokens.build(pair_tokenizer, texts, 6)
+    monkeypatch.setattr("rerank.inputs._CHUNK", 300)
+    written = PassageTokens.write(tmp_path / "new", pair_tokenizer, Texts.of(texts), 6)
+    assert isinstance(written.tokens, np.memmap)
+    np.testing.assert_array_equal(written.tokens, want.tokens)
+    np.testing.assert_array_equal(written.offsets, want.offsets)
+    assert len(PassageTokens.write(tmp_path / "none", pair_tokenizer, Texts.of([]), 6)) == 0
 
 
 def test_an_empty_catalogue_has_no_passages(pair_tokenizer: PairTokenizer, tmp_path: Path):

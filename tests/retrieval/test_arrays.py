@@ -17,6 +17,15 @@ def test_embeddings_that_fit_are_not_copied():
     assert as_embeddings(array) is array
 
 
+def test_a_number_that_is_none_is_found_wherever_it_is(monkeypatch):
+    monkeypatch.setattr("retrieval.arrays.CHECKED_ROWS", 2)
+    for row in range(5):
+        array = np.ones((5, 3), dtype=np.float32)
+        array[row, 1] = np.nan
+        with pytest.raises(InputError, match="finite"):
+            as_embeddings(array)
+
+
 @pytest.mark.parametrize("shape", [(3,), (2, 4), (2, 0), (1, 2, 3)])
 def test_a_wrong_shape_is_refused(shape):
     with pytest.raises(DimensionMismatch, match=r"expected \(n, 3\)"):

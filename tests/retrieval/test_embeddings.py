@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from corpus.errors import ArtefactError
-from retrieval.embeddings import embed_items
+from retrieval.embeddings import cache_folder, count_missing, embed_items, orphans, prune
 from retrieval.encoder import open_torch_encoder
+from retrieval.texts import Texts
 
 
 class Counting:
@@ -124,3 +125,70 @@ def test_a_cache_that_cannot_be_written_is_an_artefact_error(real, tmp_path):
     (tmp_path / "cache").write_text("in the way")
     with pytest.raises(ArtefactError, match="mend the disk"):
         embed_items(real, ["mug"], tmp_path / "cache")
+
+
+def test_one_percent_changed_is_one_percent_embedded(real, tmp_path, small_shards):
+    texts = [f"mug {number}" for number in range(200)]
+    embed_items(real, texts, tmp_path)
+    texts[50:52] = ["new pan", "newer pan"]
+    counting = Counting(real)
+    report = embed_items(counting, texts, tmp_path)
+    assert counting.texts == ["new pan", "newer pan"]
+    assert (report.n_embedded, report.n_reused) == (2, 198)
+    np.testing.assert_allclose(report.vectors, real.encode(texts), atol=1e-6)
+
+
+def test_embeddings_can_be_written_to_a_mapped_file(real, tmp_path, small_shards):
+    texts = [f"mug {number % 25}" for number in range(60)]
+    embed_items(real, texts[:15], tmp_path)
+    report = embed_items(real, texts, tmp_path, into=tmp_path / "vectors.npy")
+    assert isinstance(report.vectors.base, np.memmap)
+    assert not report.vectors.flags.writeable
+    assert (report.n_embedded, report.n_reused) == (10, 15)
+    np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), real.encode(texts), atol=1e-6)
+
+
+def test_texts_are_made_a_shard_at_a_time(real, tmp_path, small_shards, monkeypatch):
+    monkeypatch.setattr("retrieval.texts.CHUNK", 20)
+    asked = []
+
+    def make(rows):
+        asked.append(len(rows))
+        return [f"mug {row}" for row in rows]
+
+    embed_items(real, Texts(make, 45), tmp_path)
+    assert asked == [20, 20, 5, 10, 10, 10, 10, 5]  # to tell them apart, to embed them
+
+
+def test_shards_may_be_encoded_elsewhere_and_come_back_in_any_order(real, tmp_path, small_shards):
+    texts = [f"mug {number}" for number in range(35)]
+
+    def elsewhere(shards):
+        return reversed([(rows, real.encode(some)) for rows, some in shards])
+
+    report = embed_items(real, texts, tmp_path, encode_shards=elsewhere)
+    np.testing.assert_allclose(report.vectors, real.encode(texts), atol=1e-6)
+    asked = []
+    assert embed_items(real, texts, tmp_path, encode_shards=asked.append).n_reused == 35
+    assert not asked  # nothing to do: nobody is called
+
+
+def test_missing_texts_are_counted_once_each(real, tmp_path, small_shards):
+    embed_items(real, [f"mug {number}" for number in range(12)], tmp_path)
+    texts = Texts.of(["mug 3", "pan", "pan", "mug 11", "rake"])
+    assert count_missing(texts, tmp_path, real.fingerprint) == 2
+    assert count_missing(texts, tmp_path, "another") == 4
+    assert count_missing(Texts.of([]), tmp_path, real.fingerprint) == 0
+
+
+def test_pruning_keeps_the_encoders_in_use(real, tmp_path):
+    embed_items(real, ["mug"], tmp_path)
+    stale = cache_folder(tmp_path, "0123456789abcdef-of-an-older-model")
+    stale.mkdir()
+    (stale / "shard.hashes.npy").write_bytes(b"")
+    assert orphans(tmp_path, [real.fingerprint]) == [stale]
+    assert stale.exists()
+    assert prune(tmp_path, [real.fingerprint]) == [stale]
+    assert not stale.exists()
+    assert embed_items(real, ["mug"], tmp_path).n_reused == 1
+    assert orphans(tmp_path / "none", []) == []

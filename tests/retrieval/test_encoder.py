@@ -121,6 +121,32 @@ def test_no_texts_give_no_embeddings(torch_encoder):
     assert torch_encoder.encode([]).shape == (0, 32)
 
 
+def test_batches_that_run_side_by_side_give_the_same_numbers(torch_encoder, exported):
+    texts = [f"{text} {number}" for number in range(9) for text in TEXTS]
+    bulk = open_encoder(exported, n_threads=2, bulk=True)
+    assert np.abs(bulk.encode(texts) - torch_encoder.encode(texts)).max() < 1e-5
+    assert bulk.fingerprint == torch_encoder.fingerprint
+
+
+def test_an_error_in_a_batch_of_several_is_raised(torch_encoder):
+    class Broken:
+        def run(self, input_ids, attention_mask, token_type_ids):
+            return np.zeros((len(input_ids), 3), dtype=np.float32)
+
+    encoder = TextEncoder(torch_encoder.tokenizer, Broken(), torch_encoder.info, token_budget=5, n_parallel=2)
+    with pytest.raises(ArtefactError, match="export this encoder again"):
+        encoder.encode(TEXTS)
+
+
+def test_bfloat16_is_close_and_says_that_it_differs(tiny_encoder_folder, torch_encoder):
+    encoder = open_torch_encoder(tiny_encoder_folder, role="item", max_tokens=24, device="cpu", precision="bf16")
+    got, want = encoder.encode(TEXTS), torch_encoder.encode(TEXTS)
+    assert cosines(got, want).min() > 0.999
+    assert np.abs(got - want).max() > 1e-4
+    np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, atol=1e-5)
+    assert (encoder.info.precision, encoder.fingerprint != torch_encoder.fingerprint) == ("bf16", True)
+
+
 def test_padding_and_truncation_of_the_tokenizer_file_are_not_heeded(torch_encoder):
     meddled = Tokenizer.from_str(torch_encoder.tokenizer.to_str())
     meddled.enable_truncation(4)

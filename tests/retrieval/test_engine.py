@@ -64,6 +64,17 @@ def test_segments_and_padding_reach_the_model(pair_folder):
     assert np.abs(engine.run(filler, tokens.attention_mask, tokens.token_type_ids) - plain).max() < 1e-6
 
 
+def test_streams_side_by_side_give_the_numbers_of_one(pair_folder):
+    from concurrent.futures import ThreadPoolExecutor
+
+    one, two = OpenVinoEngine.load(pair_folder), OpenVinoEngine.load(pair_folder, n_threads=2, n_streams=2)
+    batches = [batch(n=1 + seed % 5, length=4 + seed, seed=seed) for seed in range(24)]
+    with ThreadPoolExecutor(4) as pool:  # more callers than streams
+        got = list(pool.map(lambda tokens: run(two, tokens), batches))
+    for tokens, answer in zip(batches, got, strict=True):
+        np.testing.assert_allclose(answer, run(one, tokens), atol=1e-5)
+
+
 def test_an_answer_survives_the_next_call(pair_folder):
     engine = OpenVinoEngine.load(pair_folder)
     first = run(engine, batch(seed=1))

@@ -351,3 +351,11 @@ def test_search_among_some_rows_is_the_whole_ranking_without_the_others(monkeypa
 def test_no_allowed_row_means_no_hit(index, tiny_items):
     rows, _ = index.search("bottle", 5, allowed=RowSet.of(np.array([], dtype=np.int64), len(tiny_items)))
     assert len(rows) == 0
+
+
+def test_items_unpacked_in_parts_keep_their_rows(tiny_items, monkeypatch):
+    want = LexicalIndex.build(tiny_items, LexicalConfig()).search("red acme running shoe", 60)
+    monkeypatch.setattr("retrieval.lexical_text.ITEMS_AT_ONCE", 7)
+    got = LexicalIndex.build(tiny_items, LexicalConfig()).search("red acme running shoe", 60)
+    np.testing.assert_array_equal(got[0], want[0])
+    np.testing.assert_array_equal(got[1], want[1])

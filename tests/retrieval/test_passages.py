@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 
 from corpus.errors import ConfigError
 from corpus.items import Item, ItemTable
 from retrieval.config import TEXT_FIELDS
-from retrieval.passages import passage, passages
+from retrieval.passages import passage, passage_texts, passages
 
 LAMP = Item(
     item_id="a",
@@ -40,6 +41,16 @@ def test_the_catalogue_reads_like_its_items(tiny_items: ItemTable):
     items = ItemTable.from_items([LAMP, Item(item_id="b", title="Rake"), *map(tiny_items.item, range(10))])
     for fields in (TEXT_FIELDS, ("title",), ("category", "brand")):
         assert passages(items, fields) == [passage(items.item(row), fields) for row in range(len(items))]
+
+
+def test_passages_made_when_read_are_those_of_the_catalogue(tiny_items: ItemTable):
+    texts = passage_texts(tiny_items, TEXT_FIELDS)
+    want = passages(tiny_items, TEXT_FIELDS)
+    assert len(texts) == 60
+    assert texts.take(np.array([17, 3, 17])) == [want[17], want[3], want[17]]
+    assert [text for chunk in texts.chunks(25) for text in chunk] == want
+    with pytest.raises(ConfigError, match="item_fields"):
+        passage_texts(tiny_items, ("colour",))
 
 
 def test_an_unknown_field_is_refused(tiny_items: ItemTable):

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from corpus.errors import ArtefactError
 from corpus.workspace import Workspace
-from indexer import gate
+from indexer import build, gate
 from indexer.publications import Check, GateOutcome
 from indexer.publish import current_version, publish
 from indexer.report import Estimate
@@ -45,6 +46,19 @@ def fresh(store: Workspace, tmp_path: Path) -> Workspace:
     shutil.copytree(store.bundles / "v1", copy.bundles / "v1")
     copy.config_path.write_text("[gate]\nqueries = 7\n")
     return copy
+
+
+@pytest.mark.parametrize(("options", "address"), [((), None), (("--ray", "ray://head:10001"), "ray://head:10001")])
+def test_build_embeds_where_it_is_told(fresh, capsys, monkeypatch, options, address):
+    asked = []
+
+    def build_bundle(*_, ray):
+        asked.append(ray)
+        raise ArtefactError("no further")
+
+    monkeypatch.setattr(build, "build_bundle", build_bundle)
+    code, _, err = run(capsys, "build", str(fresh.root), *options)
+    assert (code, err, asked) == (1, "error: no further\n", [address])
 
 
 def test_publish_asks_the_gate_with_the_stores_settings_and_prints_what_it_found(fresh, capsys, monkeypatch):
