@@ -259,6 +259,7 @@ def _open_current(bundles: Path, config: ServerConfig) -> Bundle:
 def _warm(bundle: Bundle, histories: HistoryStore, config: ServerConfig) -> Pipeline:
     """Return a pipeline that has searched once, so that no shopper waits for lazy set-up."""
     pipeline = Pipeline(bundle, histories, hide_out_of_stock=config.hide_out_of_stock)
+    bundle.items.row_of(bundle.items.item(0).item_id)  # makes the look-up, which a search without history never asks
     task = SearchTask(
         query=bundle.items.item(0).title, retrieval_depth=config.retrieval_depth, rerank_depth=config.rerank_depth
     )

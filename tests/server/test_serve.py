@@ -58,6 +58,11 @@ def test_the_process_is_alive_and_the_service_is_ready(address):
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+def test_a_server_that_starts_has_its_look_up_of_items(own_store, serving):
+    with serving(own_store) as (server, _):
+        assert "_row_of" in vars(server._service.pipeline.bundle.items)
+
+
 def test_a_stranger_learns_the_contract_by_reflection_and_nothing_of_what_operators_may_do(address, shared_server):
     with grpc.insecure_channel(shared_server[0].admin_address) as channel:
         assert ADMIN_SERVICE in ProtoReflectionDescriptorDatabase(channel).get_services()
