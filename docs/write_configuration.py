@@ -9,7 +9,7 @@ import io
 import sys
 import tokenize
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -67,7 +67,11 @@ def section(name: str, model: type[BaseModel]) -> str:
         if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
             inner.append(section(f"{name}.{key}", field.annotation))
             continue
-        rows.append(f"| `{key}` | `{shown(field.get_default(call_default_factory=True))}` | {notes.get(key, '')} |")
+        entry = next(iter(get_args(field.annotation)), None)  # of a list of sections
+        if inspect.isclass(entry) and issubclass(entry, BaseModel):
+            inner.append(section(f"[{name}.{key}]", entry))
+        default = "required" if field.is_required() else f"`{shown(field.get_default(call_default_factory=True))}`"
+        rows.append(f"| `{key}` | {default} | {notes.get(key, '')} |")
     summary = (inspect.getdoc(model) or "").splitlines()[0].partition(": ")[2]
     table = "\n".join(["| key | default | meaning |", "|---|---|---|", *rows])
     return "\n".join([f"## `[{name}]`\n", f"{summary[:1].upper()}{summary[1:]}\n", f"{table}\n", *inner])

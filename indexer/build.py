@@ -30,6 +30,7 @@ from indexer.bundle import (
     VECTORS_FILE,
     open_bundle,
 )
+from indexer.canaries import check_canaries
 from indexer.checks import check_agreement, reach_recall
 from indexer.config import BuildConfig
 from indexer.construction import construction
@@ -38,6 +39,7 @@ from indexer.engines import get_encoder, put_encoder, put_reranker
 from indexer.manifest import MANIFEST_FILE, BundleManifest
 from indexer.models import TrainedModels, choose_models, resolved_config
 from indexer.publish import current_version
+from indexer.self_retrieval import check_self_retrieval
 from rerank.blend_info import BLEND_FILE, FIRST_FILE, SECOND_FILE
 from rerank.config import RerankerConfig
 from rerank.inputs import PairTokenizer, PassageTokens
@@ -123,7 +125,11 @@ def build_bundle(
         )
         manifest = describe(built)
         (site.folder / MANIFEST_FILE).write_bytes(manifest.render())
-        open_bundle(site.folder)  # as a server would: verified, then every file parsed
+        bundle = open_bundle(site.folder)  # as a server would: verified, then every file parsed
+        check_self_retrieval(
+            bundle.retriever, bundle.items, n_items=config.n_self_retrieval, minimum=config.min_self_retrieval
+        )
+        check_canaries(bundle, config.canaries)
     seconds = time.monotonic() - started
     logger.info("bundle %s: built in %.0f s", manifest.version, seconds)
     return BuildReport(

@@ -1,13 +1,31 @@
 """Settings of the offline rebuild: the ``[build]`` and ``[gate]`` sections of ``tandem.toml``."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from corpus.config import Section
 
 EngineName = Literal["openvino", "torch"]
 Precision = Literal["fp32", "int8"]
+
+
+class Canary(Section):
+    """``[[build.canaries]]``: a search whose answer is known; a build fails that answers it otherwise.
+
+    It is asked as a shopper without a history would be answered, by both stages.
+    """
+
+    query: Annotated[str, Field(min_length=1)]  # what would be typed; appears in the message of a build that fails
+    item_id: str | None = None  # the item that must be found; either this or title_contains
+    title_contains: str | None = None  # or an item whose title holds this text, in any case
+    within: Annotated[int, Field(ge=1, le=200)] = 10  # at this place or before
+
+    @model_validator(mode="after")
+    def _one_answer(self) -> Self:
+        if (self.item_id is None) == (not self.title_contains):
+            raise ValueError("expected either item_id or title_contains, got both or none; name one")
+        return self
 
 
 class BuildConfig(Section):
@@ -24,6 +42,9 @@ class BuildConfig(Section):
     n_calibration: Annotated[int, Field(ge=1)] = 300  # queries that int8 export is calibrated on
     n_recall_queries: Annotated[int, Field(ge=1)] = 500  # validation queries to compare the index with exact search on
     min_ann_recall: Annotated[float, Field(ge=0, le=1)] = 0.99  # ef_search doubles until ann_recall@100 reaches it
+    n_self_retrieval: Annotated[int, Field(ge=1)] = 500  # items, a seeded sample, that are searched by their own titles
+    min_self_retrieval: Annotated[float, Field(ge=0, le=1)] = 0.9  # share of them that is among its own first 10
+    canaries: tuple[Canary, ...] = ()  # searches whose answers are known, which a build must give
 
 
 class GateConfig(Section):
