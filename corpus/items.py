@@ -107,3 +107,21 @@ class ItemTable:
     def titles(self, rows: Sequence[int]) -> list[str]:
         """Return the titles of rows."""
         return self.frame["title"].gather(list(rows)).to_list()
+
+    def changed_fields(self, after: "ItemTable") -> dict[str, tuple[str, ...]]:
+        """Return which items have other values in a later table, and in which fields.
+
+        Args:
+            after: Another table; an item that only one of them has is left out, and the order of rows does not count.
+        Returns:
+            Item id → names of the fields that differ, in the later table's order.
+        """
+        fields = [name for name in ITEM_SCHEMA if name != "item_id"]
+        both = self.frame.join(after.frame, on="item_id", how="inner", suffix=" after", maintain_order="right")
+        differs = both.select(
+            "item_id", *(pl.col(name).ne_missing(pl.col(f"{name} after")).alias(name) for name in fields)
+        )
+        return {
+            row["item_id"]: tuple(name for name in fields if row[name])
+            for row in differs.filter(pl.any_horizontal(fields)).iter_rows(named=True)
+        }

@@ -8,6 +8,7 @@ from corpus.config import Section
 
 EngineName = Literal["openvino", "torch"]
 Precision = Literal["fp32", "int8"]
+Uri = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+]*://.")]
 
 
 class Canary(Section):
@@ -53,3 +54,9 @@ class GateConfig(Section):
     queries: Annotated[int, Field(ge=1)] = 300  # validation searches, a seeded sample; bounds how long publishing takes
     least_queries: Annotated[int, Field(ge=1)] = 20  # with fewer validation searches to ask, the gate is skipped
     max_slice_loss: Annotated[float, Field(ge=0, le=1)] = 0.02  # MRR@10 that a slice may lose, beyond noise
+
+
+class BundleStoreConfig(Section):
+    """``[bundle_store]``: where published bundles are mirrored to, for servers on other machines."""
+
+    uri: Uri | None = None  # of any protocol that fsspec knows, such as s3://bucket/shop; none: no mirror

@@ -50,7 +50,7 @@ def construction(bundles: Path) -> Iterator[Site]:
         site.folder.mkdir()
         try:
             yield site
-            _settle(site.folder, bundles / version)
+            settle(site.folder, bundles / version)
         except BaseException:
             shutil.rmtree(site.folder, ignore_errors=True)
             raise
@@ -79,7 +79,13 @@ def building(bundles: Path) -> Iterator[bool]:
             yield True
 
 
-def _settle(folder: Path, target: Path) -> None:
+def settle(folder: Path, target: Path) -> None:
+    """Give a bundle that is whole its name, so that it is there, readable for every user, or not at all.
+
+    Args:
+        folder: Whose files, except the manifest, were flushed by ``hash_files``.
+        target: ``bundles/vN``; not there yet.
+    """
     for path in folder.rglob("*"):
         # tantivy keeps some of its files to their owner, but a server may run as somebody else
         path.chmod(0o755 if path.is_dir() else 0o644)

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from corpus.items import ITEM_SCHEMA, ItemTable
+from corpus.items import ItemTable
 from corpus.prepared import Example, Prepared
 from corpus.workspace import Workspace, find_version
 from indexer.bundle import Bundle, open_bundle
@@ -117,18 +116,13 @@ def diff_bundles(workspace: Workspace, before: str, after: str, *, n_queries: in
 
 def diff_items(before: ItemTable, after: ItemTable) -> ItemChanges:
     """Compare two catalogues by item id; the order of the items does not count."""
-    fields = [name for name in ITEM_SCHEMA if name != "item_id"]
-    both = before.frame.join(after.frame, on="item_id", how="inner", suffix=" after", maintain_order="right")
-    differs = both.select("item_id", *(pl.col(name).ne_missing(pl.col(f"{name} after")).alias(name) for name in fields))
-    changed = {
-        str(row["item_id"]): tuple(name for name in fields if row[name])
-        for row in differs.filter(pl.any_horizontal(fields)).iter_rows(named=True)
-    }
+    changed = before.changed_fields(after)
+    added = tuple(item_id for item_id in after.ids if before.row_of(item_id) is None)
     return ItemChanges(
-        added=tuple(item_id for item_id in after.ids if before.row_of(item_id) is None),
+        added=added,
         removed=tuple(item_id for item_id in before.ids if after.row_of(item_id) is None),
         changed=changed,
-        n_unchanged=len(both) - len(changed),
+        n_unchanged=len(after) - len(added) - len(changed),
     )
 
 

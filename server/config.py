@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from corpus.config import Section
 from corpus.settings import DataConfig
-from indexer.config import BuildConfig, GateConfig
+from indexer.config import BuildConfig, BundleStoreConfig, GateConfig
 from rerank.config import RERANK_DEPTH, BlendConfig, RerankerConfig
 from retrieval.config import RetrieverConfig
 
@@ -66,4 +66,5 @@ class TandemConfig(Section):
     blend: BlendConfig = Field(default_factory=BlendConfig)
     build: BuildConfig = Field(default_factory=BuildConfig)
     gate: GateConfig = Field(default_factory=GateConfig)
+    bundle_store: BundleStoreConfig = Field(default_factory=BundleStoreConfig)
     server: ServerConfig = Field(default_factory=ServerConfig)

@@ -13,7 +13,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from corpus.errors import ConfigError, TandemError, VersionNotFound
+from corpus.errors import ArtefactError, ConfigError, TandemError, VersionNotFound
 from corpus.workspace import Workspace
 from indexer.bundle import Bundle, open_bundle
 from indexer.publish import current_version
@@ -39,8 +39,10 @@ DRAIN_POLL_S = 0.05
 async def serve(config: TandemConfig, workspace: Workspace) -> None:
     """Serve the current bundle until SIGTERM or SIGINT; SIGHUP reloads it.
 
+    With a ``[bundle_store]``, what that says is current is fetched first, at the start and at every reload.
+
     Args:
-        config: Of which ``[server]`` is used.
+        config: Of which ``[server]`` and ``[bundle_store]`` are used.
         workspace: The store.
     Raises:
         ConfigError: If the address cannot be listened on.
@@ -49,11 +51,16 @@ async def serve(config: TandemConfig, workspace: Workspace) -> None:
     configure_logging(config.server.log_level)
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
+    await asyncio.to_thread(_pull, config, workspace)
     server = await TandemServer.start(config.server, workspace)
     reloads: set[asyncio.Task[None]] = set()
 
+    async def pull_and_reload() -> None:
+        await asyncio.to_thread(_pull, config, workspace)
+        await server.try_reload()
+
     def reload() -> None:
-        task = loop.create_task(server.try_reload())
+        task = loop.create_task(pull_and_reload())
         reloads.add(task)  # the loop itself keeps tasks only weakly
         task.add_done_callback(reloads.discard)
 
@@ -172,6 +179,19 @@ class TandemServer:
         self._threads.model.shutdown(cancel_futures=True)
         self._threads.disk.shutdown()
         self._histories.close()
+
+
+def _pull(config: TandemConfig, workspace: Workspace) -> None:
+    """Fetch what the bundle store says is current, if there is one; what is here is served if it cannot be had."""
+    if config.bundle_store.uri is None:
+        return
+    from indexer.bundle_store import BundleStore
+
+    try:
+        version = BundleStore(config.bundle_store.uri).pull(workspace.bundles)
+        logger.info("bundle %s is what the bundle store says is current", version)
+    except ArtefactError as exc:
+        logger.error("nothing pulled, serving what is here: %s", exc)
 
 
 def _open_current(bundles: Path, config: ServerConfig) -> Bundle:

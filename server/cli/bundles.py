@@ -1,13 +1,18 @@
-"""``tandem build``, ``publish``, ``rollback``, ``list``, ``verify``, ``diff`` and ``gc``: the life of a bundle."""
+"""A bundle's life: ``tandem build``, ``publish``, ``pull``, ``rollback``, ``list``, ``verify``, ``diff``, ``gc``."""
+
+from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from corpus.errors import ConfigError, GateRefused
 from corpus.workspace import Workspace
 from server.cli.options import JsonOption, SetOption, StoreArgument, open_store, report, report_values
+
+if TYPE_CHECKING:
+    from server.config import TandemConfig
 
 VersionArgument = Annotated[str | None, typer.Argument(help="Such as v3; the newest if none is named.")]
 
@@ -53,6 +58,7 @@ def publish(
     except GateRefused:
         report_values({"version": None, "gate": gate}, as_json=as_json, text="\n".join(found))
         raise
+    _push(workspace, config, published)
     text = "\n".join([*found, f"{published} is current", f"next: tandem serve {store}"])
     report_values({"version": published, "gate": gate, "reason": reason}, as_json=as_json, text=text)
 
@@ -61,9 +67,21 @@ def rollback(store: StoreArgument = Path(), as_json: JsonOption = False) -> None
     """Serve the bundle that was current before."""
     from indexer.publish import rollback as roll_back
 
-    workspace, _ = open_store(store, None)
+    workspace, config = open_store(store, None)
     version = roll_back(workspace.bundles)
+    _push(workspace, config, version)
     report_values({"version": version}, as_json=as_json, text=f"{version} is current again")
+
+
+def pull(store: StoreArgument = Path(), overrides: SetOption = None, as_json: JsonOption = False) -> None:
+    """Fetch the bundle that the bundle store says is current, verify it, and make it current here."""
+    from indexer.bundle_store import BundleStore
+
+    workspace, config = open_store(store, overrides)
+    if config.bundle_store.uri is None:
+        raise ConfigError('expected bundle_store.uri, such as "s3://bucket/shop", got none; set it in tandem.toml')
+    version = BundleStore(config.bundle_store.uri).pull(workspace.bundles)
+    report_values({"version": version}, as_json=as_json, text=f"{version} is current")
 
 
 def list_versions(store: StoreArgument = Path(), as_json: JsonOption = False) -> None:
@@ -144,6 +162,13 @@ def gc(
         f"{'would free' if dry_run else 'freed'} {done.freed_bytes:,} bytes; kept: {', '.join(done.kept) or 'none'}",
     ]
     report(done, as_json=as_json, text="\n".join(lines))
+
+
+def _push(workspace: Workspace, config: TandemConfig, version: str) -> None:
+    if config.bundle_store.uri is not None:
+        from indexer.bundle_store import BundleStore
+
+        BundleStore(config.bundle_store.uri).push(workspace.bundles, version)
 
 
 def _folders(workspace: Workspace, version: str | None, *, every: bool) -> list[Path]:

@@ -1,6 +1,8 @@
 """Whatever fails and whenever: what is served is whole, and doing it again works."""
 
 import json
+import multiprocessing
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +13,11 @@ from corpus.errors import TandemError
 from corpus.workspace import Workspace
 from indexer.manifest import MANIFEST_FILE, read_manifest
 from indexer.publications import last_recorded
-from indexer.publish import current_version, list_bundles, publish, rollback
+from indexer.publish import current_version, list_bundles, publish, read_current, rollback
 from indexer.retention import remove_unused
 from indexer.verify import verify_bundle
 from tests.indexer.faulty_disk import ERRORS, Crash, FaultyDisk
+from tests.indexer.killed_work import build_publish_and_remove
 from tests.indexer.small_bundles import write_small_bundle
 
 DEATHS = ("kill", "power cut", "power cut that takes renames")
@@ -172,3 +175,51 @@ def test_the_first_publication_that_fails_leaves_nothing_current(tmp_path):
             publish(tmp_path / f"{at}")
         assert current_version(tmp_path / f"{at}") is None
         assert publish(tmp_path / f"{at}") == "v1"
+
+
+SHORT_KILLS = 12
+MAX_LIFE_S = 0.25  # of a process that does small work: some rounds of it
+
+
+@pytest.fixture(scope="module")
+def forks() -> multiprocessing.context.ForkServerContext:
+    """Processes that start with everything imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.indexer.killed_work"])
+    return context
+
+
+def kill_after(forks, work: Callable[..., None], root: Path, seconds: float) -> None:
+    """Let a process work in a store, and kill it so many seconds after it began."""
+    here, there = forks.Pipe()
+    process = forks.Process(target=work, args=(root, there), daemon=True)
+    process.start()
+    assert here.poll(120), "the process never began"
+    here.recv()
+    process.join(seconds)
+    assert process.exitcode is None, "the process ended by itself"
+    process.kill()
+    process.join()
+
+
+def test_killed_at_random_moments_a_store_serves_a_whole_bundle_and_goes_on(forks, tmp_path, kills):
+    store = Workspace(tmp_path)
+    write_small_bundle(store.bundles, "v1")
+    publish(store.bundles)
+    draw = random.Random(5)
+    served, leftovers = [], 0
+    for _ in range(SHORT_KILLS if kills is None else kills):
+        kill_after(forks, build_publish_and_remove, store.root, draw.uniform(0, MAX_LIFE_S))
+        served.append(int(check_whole(store)[1:]))
+        leftovers += sum(
+            path.name.startswith((".building-", ".removing-", ".CURRENT")) for path in store.bundles.iterdir()
+        )
+        target = read_current(store.bundles).history[-1:]
+        assert all((store.bundles / version).is_dir() for version in target)
+        last_recorded(store.bundles)  # whatever the kill cut short can be read
+    assert served[-1] > served[0] > 0
+    assert leftovers > 0  # some kills came in the middle
+    remove_unused(store, 1)
+    newest = publish(store.bundles)
+    check_whole(store)
+    assert {path.name for path in store.bundles.iterdir() if path.is_dir()} <= {newest, f"v{served[-1]}", *target}

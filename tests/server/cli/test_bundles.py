@@ -169,3 +169,46 @@ def test_gc_prints_what_goes_and_removes_it(versions, capsys):
     assert (code, document["kept"], document["removed"][0]["path"]) == (0, ["v2", "v3"], "bundles/v1")
     assert not (versions.bundles / "v1").exists()
     assert run(capsys, "gc", str(versions.root), "--keep", "0")[0] == 2
+
+
+@pytest.fixture
+def mirror(versions: Workspace, tmp_path: Path) -> tuple[Workspace, Workspace]:
+    """The same store with a bundle store, and another machine's folder for it."""
+    host = Workspace(tmp_path / "host")
+    host.root.mkdir()
+    for workspace in (versions, host):
+        workspace.config_path.write_text(f'[bundle_store]\nuri = "{(tmp_path / "mirror").as_uri()}"\n')
+    return versions, host
+
+
+def test_other_machines_follow_what_is_published_and_rolled_back(mirror, capsys):
+    builder, host = mirror
+    run(capsys, "publish", str(builder.root), "v3", "--force", "--reason", "it is the same")
+    assert run(capsys, "pull", str(host.root))[:2] == (0, "v3 is current\n")
+    assert run(capsys, "rollback", str(builder.root))[0] == 0
+    assert json.loads(run(capsys, "pull", str(host.root), "--json")[1]) == {"version": "v2"}
+    assert current_version(host.bundles) == "v2"
+    assert run(capsys, "verify", str(host.root), "--all")[0] == 0
+
+
+def test_a_pull_needs_a_bundle_store(versions, capsys):
+    code, _, err = run(capsys, "pull", str(versions.root))
+    assert code == 2
+    assert "bundle_store.uri" in err
+
+
+def test_a_server_fetches_what_is_current_and_serves_what_it_has_if_that_cannot_be_had(mirror, capsys, caplog):
+    from indexer.config import BundleStoreConfig
+    from server.config import TandemConfig
+    from server.serve import _pull
+
+    builder, host = mirror
+    run(capsys, "publish", str(builder.root), "v3", "--force", "--reason", "it is the same")
+    uri = (host.root.parent / "mirror").as_uri()
+    _pull(TandemConfig(bundle_store=BundleStoreConfig(uri=uri)), host)
+    assert current_version(host.bundles) == "v3"
+    _pull(TandemConfig(bundle_store=BundleStoreConfig(uri=f"{uri}-elsewhere")), host)
+    assert "serving what is here" in caplog.text
+    assert current_version(host.bundles) == "v3"
+    _pull(TandemConfig(), host)
+    assert current_version(host.bundles) == "v3"
