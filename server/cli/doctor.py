@@ -15,7 +15,7 @@ import typer
 from corpus.errors import TandemError
 from server.cli.options import JsonOption, open_store, report_values
 
-SERVING = ("faiss", "tantivy", "openvino", "tokenizers", "polars", "grpc", "grpc_health", "grpc_reflection")
+SERVING = ("faiss", "tantivy", "openvino", "tokenizers", "polars", "fsspec", "grpc", "grpc_health", "grpc_reflection")
 TRAINING = ("torch", "transformers", "sentence_transformers", "nncf", "ir_measures", "accelerate", "tensorboard")
 
 

@@ -31,10 +31,10 @@ def build_publish_and_remove(root: Path, ready: Connection) -> None:
 
 
 def build_a_real_bundle(root: Path, ready: Connection) -> None:
-    """Build one bundle of a trained store."""
+    """Build bundles of a trained store, for ever."""
     from indexer.build import build_bundle
     from tests.indexer.small_models import BUILD, RERANKER, RETRIEVER
 
     ready.send(os.getpid())
-    build_bundle(Workspace(root), RETRIEVER, RERANKER, BUILD)
-    ready.send("done")
+    while True:
+        build_bundle(Workspace(root), RETRIEVER, RERANKER, BUILD)
