@@ -107,7 +107,10 @@ class BundleStore:
         """
         with _pulling(bundles):
             mirrored = self._current()
-            self._fetch(mirrored, bundles)
+            try:
+                self._fetch(mirrored, bundles)
+            except OSError as exc:
+                raise ArtefactError(f"expected to write to {bundles}, got: {exc}; free or mend the disk") from exc
             if current_version(bundles) != mirrored.version:
                 publish(bundles, mirrored.version, reason=f"pulled from {self._uri}")
         return mirrored.version

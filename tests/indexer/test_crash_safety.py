@@ -12,6 +12,7 @@ import pytest
 from corpus.errors import TandemError
 from corpus.workspace import Workspace
 from indexer.build import build_bundle
+from indexer.bundle_store import BundleStore
 from indexer.manifest import MANIFEST_FILE, read_manifest
 from indexer.publications import last_recorded
 from indexer.publish import current_version, list_bundles, publish, read_current, rollback
@@ -28,7 +29,7 @@ ENCODER = "e" * 64  # of the bundles that the removal takes
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory) -> Path:
-    """Bundles v1 to v5, of which v1 and then v2 were published; v1's and v3's embeddings; a killed build's folder."""
+    """Bundles v1 to v5, of which v1 and then v2 were published, and v6 in a bundle store; a killed build."""
     workspace = Workspace(tmp_path_factory.mktemp("pristine") / "store")
     for number in range(1, 6):
         folder = write_small_bundle(workspace.bundles, f"v{number}")
@@ -43,7 +44,13 @@ def pristine(tmp_path_factory) -> Path:
     (workspace.bundles / ".building-v6" / "half").write_bytes(b"half")
     publish(workspace.bundles, "v1")
     publish(workspace.bundles, "v2")
+    write_small_bundle(workspace.root / "builder", "v6")
+    mirror(workspace).push(workspace.root / "builder", "v6")
     return workspace.root
+
+
+def mirror(store: Workspace) -> BundleStore:
+    return BundleStore((store.root / "mirror").as_uri())
 
 
 class Change:
@@ -73,6 +80,7 @@ class Change:
 CHANGES = (
     Change("publish", lambda store: publish(store.bundles, "v4"), "v4"),
     Change("rollback", lambda store: rollback(store.bundles), "v1"),
+    Change("pull", lambda store: mirror(store).pull(store.bundles), "v6"),
     Change("gc", lambda store: remove_unused(store, 1), "v2"),
 )
 
