@@ -11,9 +11,15 @@ from server.cli.options import JsonOption, SetOption, StoreArgument, open_store,
 VersionArgument = Annotated[str | None, typer.Argument(help="Such as v3; the newest if none is named.")]
 
 
-def build(store: StoreArgument = Path(), overrides: SetOption = None, as_json: JsonOption = False) -> None:
+def build(
+    store: StoreArgument = Path(),
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw recall over time of the vector index: a PNG.")] = None,
+) -> None:
     """Embed the catalogue, build both indexes, export the models, verify: a new bundle."""
     from indexer.build import build_bundle
+    from indexer.tuning_curve import curve_table, plot_curve
 
     workspace, config = open_store(store, overrides)
     built = build_bundle(workspace, config.retriever, config.reranker, config.build)
@@ -21,8 +27,10 @@ def build(store: StoreArgument = Path(), overrides: SetOption = None, as_json: J
         built,
         as_json=as_json,
         text=f"bundle {built.manifest.version}: {built.manifest.n_items:,} items, {built.n_embedded:,} embedded anew, "
-        f"ann_recall@100 {built.manifest.ann_recall:.4f}\nnext: tandem publish {store}",
+        f"ann_recall@100 {built.manifest.ann_recall:.4f}\n{curve_table(built.manifest)}\nnext: tandem publish {store}",
     )
+    if plot is not None:
+        plot_curve(built.manifest, plot)
 
 
 def publish(
