@@ -1,6 +1,7 @@
 """``python -m benchmarks``: one command per question.
 
 quality   how good are the answers, beside their floors?
+index     how fast do the kinds of vector index answer, and what do they cost?
 """
 
 import logging
@@ -8,6 +9,7 @@ import sys
 
 import typer
 
+from benchmarks.index import index
 from benchmarks.quality import quality
 from corpus.errors import TandemError
 
@@ -15,6 +17,7 @@ app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )
 app.command()(quality)
+app.command()(index)
 
 
 @app.callback()
