@@ -1,5 +1,6 @@
 """What a build found out about its vector index: each setting of the search with its recall and time."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +23,31 @@ def curve_table(manifest: BundleManifest) -> str:
     return "\n".join([f"vector index: {_index(manifest)['kind']}", *lines])
 
 
+def check_plot(path: Path) -> None:
+    """Refuse a figure that could not be drawn, before the build that it is to show.
+
+    Args:
+        path: The PNG to write.
+    Raises:
+        ConfigError: If matplotlib is not installed, or the file's folder does not exist.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError(
+            "expected matplotlib for --plot, found none; install the `bench` extra, or build without --plot"
+        )
+    if not path.parent.is_dir():
+        raise ConfigError(f"expected a folder for the figure {path}, found none; make it, or name another file")
+
+
 def plot_curve(manifest: BundleManifest, path: Path) -> None:
-    """Draw recall over the time of a search.
+    """Draw recall over the time of a search; ``check_plot`` tells whether that is possible.
 
     Args:
         manifest: Of the bundle.
         path: The PNG to write.
-    Raises:
-        ConfigError: If matplotlib is not installed, or the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure  # without pyplot: no window, no global state
-    except ImportError as exc:
-        raise ConfigError(
-            "expected matplotlib for --plot, found none; install the `bench` extra, or build without --plot"
-        ) from exc
+    from matplotlib.figure import Figure  # without pyplot: no window, no global state
+
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout="constrained")
     axes = figure.subplots()
     kept = _kept(manifest)
@@ -51,12 +62,7 @@ def plot_curve(manifest: BundleManifest, path: Path) -> None:
     axes.set_ylabel("ann_recall@100")
     axes.set_title(f"Bundle {manifest.version}: {_index(manifest)['kind']}, {manifest.n_items:,} items", fontsize=11)
     axes.grid(visible=True, alpha=0.3)
-    try:
-        figure.savefig(path, format="png")
-    except OSError as exc:
-        raise ConfigError(
-            f"expected to write a figure to {path}, got: {exc}; name a file in a folder that exists"
-        ) from exc
+    figure.savefig(path, format="png")
 
 
 def _index(manifest: BundleManifest) -> dict[str, Any]:

@@ -19,8 +19,10 @@ def build(
 ) -> None:
     """Embed the catalogue, build both indexes, export the models, verify: a new bundle."""
     from indexer.build import build_bundle
-    from indexer.tuning_curve import curve_table, plot_curve
+    from indexer.tuning_curve import check_plot, curve_table, plot_curve
 
+    if plot is not None:
+        check_plot(plot)
     workspace, config = open_store(store, overrides)
     built = build_bundle(workspace, config.retriever, config.reranker, config.build)
     report(

@@ -1,10 +1,10 @@
-import sys
+import importlib.util
 
 import pytest
 
 from corpus.errors import ConfigError
 from indexer.manifest import read_manifest
-from indexer.tuning_curve import curve_table, plot_curve
+from indexer.tuning_curve import check_plot, curve_table, plot_curve
 from tests.indexer.small_bundles import write_small_bundle
 
 
@@ -26,11 +26,12 @@ def test_the_table_lists_every_setting_and_marks_the_one_that_was_kept(manifest)
 def test_the_figure_is_a_png(manifest, tmp_path):
     plot_curve(manifest, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(ConfigError, match="folder that exists"):
-        plot_curve(manifest, tmp_path / "missing" / "curve.png")
 
 
-def test_without_matplotlib_the_extra_is_named(manifest, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+def test_what_a_figure_lacks_is_said_before_the_build(tmp_path, monkeypatch):
+    check_plot(tmp_path / "curve.png")
+    with pytest.raises(ConfigError, match="expected a folder"):
+        check_plot(tmp_path / "missing" / "curve.png")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="`bench` extra"):
-        plot_curve(manifest, tmp_path / "curve.png")
+        check_plot(tmp_path / "curve.png")

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from corpus.workspace import Workspace
-from indexer import gate
+from indexer import build, gate
 from indexer.publications import Check, GateOutcome
 from indexer.publish import current_version
 from indexer.report import Estimate
 from server.cli import main
+from tests.indexer.small_bundles import manifest_of
 
 REFUSED = GateOutcome(
     version="v1",
@@ -98,3 +99,16 @@ def test_the_gate_really_measures_a_real_store(fresh, capsys, monkeypatch):
     assert code == (1 if document["gate"]["verdict"] == "refused" else 0)
     assert document["gate"]["checks"][0]["n_queries"] == 7
     assert current_version(fresh.bundles) == document["version"]
+
+
+def test_build_prints_how_its_index_was_tuned_and_draws_it(fresh, capsys, monkeypatch, tmp_path):
+    report = build.BuildReport(manifest=manifest_of(fresh.bundles / "v1", "v1"), n_embedded=60, n_reused=0, seconds=1.0)
+    built = []
+    monkeypatch.setattr(build, "build_bundle", lambda *_, **__: built.append(1) or report)
+    code, out, _ = run(capsys, "build", str(fresh.root), "--plot", str(tmp_path / "curve.png"))
+    assert (code, built) == (0, [1])
+    assert "ef_search = 128          0.9975     0.500  kept" in out.splitlines()
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    code, _, err = run(capsys, "build", str(fresh.root), "--plot", str(tmp_path / "missing" / "curve.png"))
+    assert (code, built) == (2, [1])
+    assert "expected a folder" in err
