@@ -23,9 +23,7 @@ class BuildConfig(Section):
     reranker_precision: Precision = "int8"  # of the exported cross-encoder
     n_calibration: Annotated[int, Field(ge=1)] = 300  # queries that int8 export is calibrated on
     n_recall_queries: Annotated[int, Field(ge=1)] = 500  # validation queries to compare the index with exact search on
-    min_ann_recall: Annotated[float, Field(ge=0, le=1)] = (
-        0.99  # the cheapest search of ann_recall@100 from here on is kept
-    )
+    min_ann_recall: Annotated[float, Field(ge=0, le=1)] = 0.99  # ann_recall@100; the cheapest search with it is kept
 
 
 class GateConfig(Section):

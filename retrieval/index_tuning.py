@@ -18,11 +18,11 @@ from retrieval.arrays import FloatArray
 from retrieval.config import VectorIndexConfig
 from retrieval.index_choice import CELLS, COMPRESSED, GRAPHS
 from retrieval.tuning_point import SETTINGS, TuningPoint
-from retrieval.vector_index import VectorHits, VectorIndex
+from retrieval.vector_index import TUNED_DEPTH, VectorHits, VectorIndex
 
 logger = logging.getLogger(__name__)
 
-RECALL_DEPTH = 100
+RECALL_DEPTH = TUNED_DEPTH
 TIE_TOLERANCE = 1e-6  # of cosines in float32: items of equal text are one as good as the other
 N_TIMED = 50  # queries, one by one, as they come in serving
 BREADTHS = (64, 128, 256, 512, 1024, 2048)  # of a graph's search

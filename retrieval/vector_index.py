@@ -1,8 +1,8 @@
 """Nearest neighbours among item embeddings, approximately or exactly, by any kind of index.
 
-A compressed index is asked for ``refine_factor`` times k rows, and these are scored again with the exact embeddings, so
-that scores are exact inner products for every kind. FAISS itself is imported by ``index_kinds``, ``index_gpu`` and
-``exact_search`` alone.
+A compressed index is asked for ``refine_factor`` times k rows, or times 100 if k is less, and these are scored again
+with the exact embeddings, so that scores are exact inner products for every kind. FAISS itself is imported by
+``index_kinds``, ``index_gpu`` and ``exact_search`` alone.
 """
 
 import math
@@ -29,6 +29,7 @@ from retrieval.index_kinds import (
 )
 from retrieval.row_set import RowSet
 
+TUNED_DEPTH = 100  # items per query that settings are tuned for; who asks for fewer gets them as surely
 # where nothing is configured and nothing was tuned
 EF_SEARCH = 128
 PROBED_SHARE = 1 / 16  # of the cells
@@ -54,7 +55,7 @@ class VectorIndex:
         self, structure: Structure, vectors: FloatArray, config: VectorIndexConfig, gpu: GpuIndex | None = None
     ) -> None:
         """Join embeddings and what searches them; ``build`` and ``load`` are the ways in."""
-        self.vectors = vectors
+        self.vectors = vectors  # float32 (n, dim), in memory or mapped; not to be changed
         self.config = _resolved(config, cells_of(structure))
         self.dim = int(vectors.shape[1])
         self._structure = structure
@@ -211,7 +212,7 @@ class VectorIndex:
             nprobe=math.ceil((self.config.nprobe or 1) / share),
         )
         factor = GPU_REFINE_FACTOR if self._gpu else self.config.refine_factor
-        wide = min(k * (factor or 1), n_allowed)
+        wide = k if factor is None else min(max(k, TUNED_DEPTH) * factor, n_allowed)
         if self._gpu and allowed is None:
             ids = self._gpu.search(queries, wide, breadth)
         else:

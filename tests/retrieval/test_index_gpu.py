@@ -67,7 +67,7 @@ def test_what_the_gpu_finds_is_scored_exactly_and_filters_stay_on_the_cpu(vector
         filtered = index.search(queries, 10, allowed=RowSet.of(rows, 2000))
         np.testing.assert_array_equal(filtered.ids, rows[exact(queries, vectors[rows], 10)])
         index.search(queries, 10, exact=True)
-        assert index._gpu.asked == [(10 * index_gpu.REFINE_FACTOR, 9 if kind == "ivf_flat" else 1)]
+        assert index._gpu.asked == [(100 * index_gpu.REFINE_FACTOR, 9 if kind == "ivf_flat" else 1)]
         assert index.with_settings(nprobe=3)._gpu is index._gpu
 
 
