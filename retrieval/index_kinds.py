@@ -6,6 +6,8 @@ smaller form of the embeddings, or, ``ivf_flat``, the same numbers in the order 
 memory, not read (``IO_FLAG_MMAP_IFC``): servers on one machine share its pages.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,6 +158,17 @@ def search_structure(
 def cells_of(structure: Structure) -> int:
     """Return how many cells an IVF structure has; 1 for any other."""
     return int(structure.nlist) if isinstance(structure, faiss.IndexIVF) else 1
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let FAISS search on the calling thread alone: on a busy machine a search mostly waits for the other threads."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def _train(structure: Structure, vectors: FloatArray, config: VectorIndexConfig) -> None:

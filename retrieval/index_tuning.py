@@ -17,6 +17,7 @@ from corpus.errors import ArtefactError
 from retrieval.arrays import FloatArray
 from retrieval.config import VectorIndexConfig
 from retrieval.index_choice import CELLS, COMPRESSED, GRAPHS
+from retrieval.index_kinds import one_thread
 from retrieval.tuning_point import SETTINGS, TuningPoint
 from retrieval.vector_index import TUNED_DEPTH, VectorHits, VectorIndex
 
@@ -27,7 +28,7 @@ TIE_TOLERANCE = 1e-6  # of cosines in float32: items of equal text are one as go
 N_TIMED = 50  # queries, one by one, as they come in serving
 BREADTHS = (64, 128, 256, 512, 1024, 2048)  # of a graph's search
 REFINE_FACTORS = (1, 2, 4, 8, 16, 32)
-PLATEAU = 0.001  # recall that doubling the breadth must bring: less, and the codes are what limits it
+PLATEAU = 0.001  # recall that doubling one setting must bring: less, and the other one is what limits it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,11 +91,15 @@ def sweep(index: VectorIndex, queries: FloatArray, minimum: float, wanted: Vecto
     """Measure settings from narrow to broad, as far as they may be the cheapest; see ``tune``."""
     exact = exact_hits(index, queries)
     bound: int | None = None  # the narrowest breadth that reached the minimum so far
+    found: dict[int, float] = {}  # recall of each breadth when it was measured last
+    saturated: set[int] = set()  # breadths that a greater factor does not help: what is near is not even looked at
     for refine in _refine_factors(index, wanted):
         before = 0.0
         for breadth in _breadths(index, wanted, RECALL_DEPTH * (refine or 1)):
             if bound is not None and breadth >= bound:
                 break
+            if breadth in saturated:
+                continue
             tried = index.with_settings(ef_search=breadth or None, nprobe=breadth or None, refine_factor=refine)
             recall = measure_recall(tried, queries, exact)
             yield TuningPoint(
@@ -104,6 +109,9 @@ def sweep(index: VectorIndex, queries: FloatArray, minimum: float, wanted: Vecto
                 recall=recall,
                 ms_per_query=round(milliseconds(tried, queries), 4),
             )
+            if recall < found.get(breadth, 0.0) + PLATEAU:
+                saturated.add(breadth)
+            found[breadth] = recall
             if recall >= minimum:
                 bound = breadth
                 break
@@ -126,12 +134,13 @@ def with_point(index: VectorIndex, point: TuningPoint) -> VectorIndex:
 
 
 def milliseconds(index: VectorIndex, queries: FloatArray) -> float:
-    """Return the median time of single searches, after one that is not counted."""
+    """Return the median time of single searches on one thread, after one that is not counted."""
     taken = []
-    for query in queries[: N_TIMED + 1]:
-        began = time.perf_counter()
-        index.search_one(query, RECALL_DEPTH)
-        taken.append(time.perf_counter() - began)
+    with one_thread():
+        for query in queries[: N_TIMED + 1]:
+            began = time.perf_counter()
+            index.search_one(query, RECALL_DEPTH)
+            taken.append(time.perf_counter() - began)
     return float(np.median(taken[1:] or taken)) * 1e3
 
 

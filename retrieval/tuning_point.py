@@ -16,7 +16,7 @@ class TuningPoint(BaseModel):
     nprobe: int | None
     refine_factor: int | None
     recall: Annotated[float, Field(ge=0, le=1)]  # ann_recall@100
-    ms_per_query: Annotated[float, Field(ge=0)]  # median of single searches, as deep as the recall was measured
+    ms_per_query: Annotated[float, Field(ge=0)]  # median of single searches on one thread, 100 items each
 
     def text(self) -> str:
         """Name the setting, such as ``nprobe = 16, refine_factor = 4``."""

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -100,6 +102,19 @@ def test_a_setting_that_is_configured_is_kept(codes):
     assert points[-1].recall >= 0.9 > points[-2].recall
     tuned = tune(codes, QUERIES, 0.5, VectorIndexConfig(kind="ivf_pq", refine_factor=5))
     assert {each.refine_factor for each in tuned.curve} == {5}
+
+
+def test_no_setting_is_measured_that_cannot_be_the_cheapest(codes):
+    points = list(sweep(codes, QUERIES, 0.99, VectorIndexConfig(kind="ivf_pq")))
+    settings = [(each.refine_factor, each.nprobe) for each in points]
+    assert len(settings) == len(set(settings)) < 6 * 8
+    reached = [each for each in points if each.recall >= 0.99]
+    assert reached
+    assert all(later.nprobe < first.nprobe for first, later in pairwise(reached))
+    # one cell has what it has: once a greater factor found no more there, no still greater one is tried
+    single = [each.recall for each in points if each.nprobe == 1]
+    assert len(single) <= 3
+    assert single[-1] - single[-2] < 0.001
 
 
 def test_of_settings_that_reach_the_recall_the_fastest_is_kept_and_none_that_another_undercuts():
