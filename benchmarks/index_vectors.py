@@ -1,8 +1,8 @@
 """Embeddings for the index benchmark: real titles and queries, and as many more items as a size takes.
 
 A made-up item is a real one plus Gaussian noise, normalised again. The noise has the catalogue's own covariance, so
-that it moves along the directions in which real items differ, and its length is drawn from the distances of real items
-to their nearest neighbours. ``similarity`` tells how well this went: as many made-up items as there are real ones
+that it moves along the directions in which real items differ, and its length is .8 of the distance of some real item to
+its nearest neighbour. ``similarity`` tells how well this went: as many made-up items as there are real ones
 should have their nearest neighbours as near as real items have theirs.
 """
 
@@ -28,6 +28,7 @@ QUERIES = {"bestbuy": "clicks.csv.gz", "homedepot": "judgments.csv.gz"}  # typed
 MAX_TOKENS = 64
 N_QUERIES = 1000
 N_SIMILARITIES = 2000  # items whose nearest neighbour is looked for
+NOISE_SHARE = 0.8  # on 10,000 titles: nearest made-up items at a cosine of .70 in the median, real ones at .69
 CHUNK_ROWS = 65_536
 
 
@@ -91,7 +92,8 @@ class Noise:
         """Measure the real items: float32 (n_real, dim), L2-normalised."""
         self._real = real
         self._seed = seed
-        self._lengths = np.sqrt(np.maximum(2 - 2 * nearest_similarities(real, seed), 0))  # |x - y|² = 2 - 2 xy
+        distances = np.sqrt(np.maximum(2 - 2 * nearest_similarities(real, seed), 0))  # |x - y|² = 2 - 2 xy
+        self._lengths = NOISE_SHARE * distances
         values, directions = np.linalg.eigh(np.cov(real[:CHUNK_ROWS].T))
         spread = np.sqrt(np.maximum(values, 0) / values.sum())  # so that |noise|² is 1 on average
         self._shape = (directions * spread).T.astype(np.float32)  # (dim, dim)
