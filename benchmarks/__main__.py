@@ -2,6 +2,7 @@
 
 quality   how good are the answers, beside their floors?
 build     how fast is a catalogue embedded, beside plain SentenceTransformer.encode?
+index     how fast do the kinds of vector index answer, and what do they cost?
 """
 
 import logging
@@ -10,6 +11,7 @@ import sys
 import typer
 
 from benchmarks.build import build
+from benchmarks.index import index
 from benchmarks.quality import quality
 from corpus.errors import TandemError
 
@@ -18,6 +20,7 @@ app = typer.Typer(
 )
 app.command()(quality)
 app.command()(build)
+app.command()(index)
 
 
 @app.callback()

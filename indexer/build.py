@@ -33,7 +33,7 @@ from indexer.bundle import (
     open_bundle,
 )
 from indexer.canaries import check_canaries
-from indexer.checks import check_agreement, reach_recall
+from indexer.checks import check_agreement
 from indexer.config import BuildConfig
 from indexer.construction import construction
 from indexer.description import Built, describe
@@ -49,6 +49,7 @@ from rerank.inputs import PairTokenizer, PassageTokens
 from rerank.model_info import MODEL_FOLDER as RERANKER_MODEL
 from retrieval.behaviour import Behaviour
 from retrieval.config import RetrieverConfig
+from retrieval.index_tuning import Tuned, tune
 from retrieval.lexical_index import LexicalIndex
 from retrieval.model_info import MODEL_FOLDER as RETRIEVER_MODEL
 from retrieval.passages import passage_texts, passages
@@ -110,7 +111,8 @@ def build_bundle(
             logger.info("bundle %s: tokenising passages, exporting the reranker", site.version)
             _write_second_stage(plan, retriever, site.folder)
         logger.info("bundle %s: measuring", site.version)
-        retriever, ann_recall, n_recall_queries = _measure(plan, retriever)
+        tuned, n_recall_queries = _measure(plan, retriever)
+        retriever = retriever.with_vector_index(tuned.index)
         built = Built(
             version=site.version,
             parent=current_version(workspace.bundles),
@@ -118,19 +120,19 @@ def build_bundle(
             models=plan.models,
             config={
                 "build": config.model_copy(update={"item_precision": embedded.precision}),
-                "retriever": plan.stage.model_copy(update={"index": retriever.vector_index.config}),
+                "retriever": plan.stage.model_copy(update={"index": tuned.index.config}),
                 "reranker": plan.models.reranker_config(reranker_config),
             },
             retriever=retriever,
             item_encoder_fingerprint=embedded.fingerprint,
-            ann_recall=ann_recall,
+            tuned=tuned,
             n_recall_queries=n_recall_queries,
             data_fingerprint=plan.prepared.fingerprint,
             live_sequence=plan.live_sequence,
         )
         manifest = describe(built)
         (site.folder / MANIFEST_FILE).write_bytes(manifest.render())
-        del plan, retriever, built  # so that a large catalogue and its index are in memory once, not twice
+        del plan, retriever, tuned, built  # so that a large catalogue and its index are in memory once, not twice
         bundle = open_bundle(site.folder)  # as a server would: verified, then every file parsed
         check_self_retrieval(
             bundle.retriever, bundle.items, n_items=config.n_self_retrieval, minimum=config.min_self_retrieval
@@ -251,17 +253,17 @@ def _write_second_stage(plan: _Plan, retriever: Retriever, folder: Path) -> None
             shutil.copyfile(plan.models.blend_folder / name, folder / BLEND_FOLDER / name)
 
 
-def _measure(plan: _Plan, retriever: Retriever) -> tuple[Retriever, float, int]:
-    """Return the retriever, searching as broadly as it must, its ann_recall@100, and how many queries told so.
+def _measure(plan: _Plan, retriever: Retriever) -> tuple[Tuned, int]:
+    """Return the vector index, searched as broadly as it must be, and how many queries told so.
 
     Raises if anything is not good enough.
     """
     drawn = plan.prepared.examples("valid", limit=plan.config.n_recall_queries, with_history=False) or plan.searches
     queries = [example.query for example in drawn]
     embeddings = retriever.encoder.encode(queries)
-    index, recall = reach_recall(retriever.vector_index, embeddings, plan.config.min_ann_recall)
+    tuned = tune(retriever.vector_index, embeddings, plan.config.min_ann_recall, plan.stage.index)
     check_agreement(retriever.encoder, plan.models.retriever_folder / RETRIEVER_MODEL, queries)
-    return retriever.with_vector_index(index), recall, len(queries)
+    return tuned, len(queries)
 
 
 def _sample_searches(prepared: Prepared, n: int) -> list[Example]:

@@ -23,7 +23,7 @@ from retrieval.config import RetrieverConfig
 from retrieval.encoder import TextEncoder
 from retrieval.lexical_index import LexicalIndex
 from retrieval.retriever import Retriever
-from retrieval.vector_index import VectorIndex
+from retrieval.vector_index import VectorIndex, open_vectors
 
 ITEMS_FILE = "items.parquet"
 VECTORS_FILE = "vectors.npy"  # float32 (n_items, dim), as embedded: what the next index is built from
@@ -117,7 +117,7 @@ def open_bundle(folder: Path, *, n_threads: int | None = None, verify: bool = Tr
             dim=stage.dim,
             n_threads=n_threads,
         )
-        index = VectorIndex.load(folder / VECTOR_INDEX_FILE, stage.index)
+        index = VectorIndex.load(folder / VECTOR_INDEX_FILE, stage.index, open_vectors(folder / VECTORS_FILE))
         _check_encoder(manifest, encoder.fingerprint, encoder.dim, index.dim)
         _check_sizes(manifest, len(items), len(index))
         lexical = LexicalIndex.open(folder / LEXICAL_FOLDER)

@@ -45,7 +45,7 @@ class BuildConfig(Section):
     reranker_precision: Precision = "int8"  # of the exported cross-encoder
     n_calibration: Annotated[int, Field(ge=1)] = 300  # queries that int8 export is calibrated on
     n_recall_queries: Annotated[int, Field(ge=1)] = 500  # validation queries to compare the index with exact search on
-    min_ann_recall: Annotated[float, Field(ge=0, le=1)] = 0.99  # ef_search doubles until ann_recall@100 reaches it
+    min_ann_recall: Annotated[float, Field(ge=0, le=1)] = 0.99  # ann_recall@100; the cheapest search with it is kept
     n_self_retrieval: Annotated[int, Field(ge=1)] = 500  # items, a seeded sample, that are searched by their own titles
     min_self_retrieval: Annotated[float, Field(ge=0, le=1)] = 0.9  # share of them that is among its own first 10
     canaries: tuple[Canary, ...] = ()  # searches whose answers are known, which a build must give

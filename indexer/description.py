@@ -15,6 +15,7 @@ from indexer.engines import tokenizer_digest
 from indexer.manifest import BlendEntry, BundleManifest, RerankerEntry, RetrieverEntry
 from indexer.models import TrainedModels
 from indexer.verify import hash_files
+from retrieval.index_tuning import Tuned
 from retrieval.passages import PASSAGE_VERSION
 from retrieval.retriever import Retriever
 
@@ -48,7 +49,7 @@ class Built:
     config: Mapping[str, Section | None]
     retriever: Retriever
     item_encoder_fingerprint: str
-    ann_recall: float
+    tuned: Tuned
     n_recall_queries: int
     data_fingerprint: str
     live_sequence: int
@@ -77,7 +78,8 @@ def describe(built: Built) -> BundleManifest:
         reranker=_reranker_entry(built),
         blend=_blend_entry(built),
         config={name: _json(section) for name, section in built.config.items()},
-        ann_recall=built.ann_recall,
+        ann_recall=built.tuned.chosen.recall,
+        tuning=built.tuned.curve,
         n_recall_queries=built.n_recall_queries,
         data_fingerprint=built.data_fingerprint,
         live_sequence=built.live_sequence,

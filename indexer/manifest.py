@@ -15,8 +15,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Val
 from corpus.errors import BundleCorrupt
 from corpus.workspace import VERSION
 from retrieval.fusion import FusionWeights
+from retrieval.tuning_point import TuningPoint
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 16 * 2**20  # far above any real one; a larger file is not read into memory
 
@@ -77,7 +78,7 @@ class BlendEntry(_Entry):
 class BundleManifest(_Entry):
     """Everything that is needed to decide whether a bundle can be served, and to reproduce it."""
 
-    format_version: Literal[2] = FORMAT_VERSION
+    format_version: Literal[3] = FORMAT_VERSION
     version: Version
     parent: Version | None  # the version that was current when this one was built
     created_at: AwareDatetime
@@ -89,6 +90,7 @@ class BundleManifest(_Entry):
     blend: BlendEntry | None
     config: dict[str, JsonValue]  # resolved sections: build, retriever, reranker
     ann_recall: Annotated[float, Field(ge=0, le=1)]  # ann_recall@100: the vector index against exact search
+    tuning: tuple[TuningPoint, ...]  # settings of its search that were measured; config has the one that was kept
     n_recall_queries: Annotated[int, Field(ge=0)]  # on so many validation queries
     data_fingerprint: str  # of the prepared data
     live_sequence: Annotated[int, Field(ge=0)] = 0  # the last live update that the catalogue holds (corpus.live_log)

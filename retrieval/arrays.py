@@ -8,7 +8,7 @@ from corpus.errors import DimensionMismatch, InputError
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
-CHECKED_ROWS = 65_536  # at a time: what is compared of a mapped file need not fit into memory
+CHECKED_ROWS = 65_536  # embeddings looked through at one time
 
 
 def as_embeddings(vectors: npt.ArrayLike, dim: int | None = None) -> FloatArray:
@@ -29,6 +29,7 @@ def as_embeddings(vectors: npt.ArrayLike, dim: int | None = None) -> FloatArray:
             f"expected (n, {'dim' if dim is None else dim}) embeddings, got shape {array.shape}; "
             "encode with the encoder that the index was built with"
         )
+    # by blocks: a mask of the whole would be a quarter of the embeddings' size
     if not all(np.isfinite(array[start : start + CHECKED_ROWS]).all() for start in range(0, len(array), CHECKED_ROWS)):
         raise InputError("expected finite embeddings, got NaN or infinity; check the encoder that made them")
     return array

@@ -9,6 +9,8 @@ from corpus.config import Section
 TEXT_FIELDS = ("title", "brand", "category", "description", "attributes")
 DEFAULT_MODEL = "default"
 
+IndexKind = Literal["auto", "flat", "flat_fp16", "sq8", "hnsw", "hnsw_sq8", "ivf_flat", "ivf_pq", "ivf_rabitq"]
+
 
 class RetrieverTrainConfig(Section):
     """``[retriever.train]``: fine-tuning on query-item pairs."""
@@ -56,12 +58,18 @@ class RetrieverTrainConfig(Section):
 
 
 class VectorIndexConfig(Section):
-    """``[retriever.index]``: FAISS over the item embeddings, inner product."""
+    """``[retriever.index]``: FAISS over the item embeddings, inner product.
 
-    kind: Literal["flat", "hnsw"] = "hnsw"  # flat: exact
-    m: int = Field(default=32, ge=2)  # hnsw: links per item
-    ef_construction: int = Field(default=200, ge=1)  # hnsw: breadth of search while building
-    ef_search: int = Field(default=128, ge=1)  # hnsw: breadth of search while serving
+    What is None is found by a build: the smallest that reaches ``build.min_ann_recall``. A number is kept as it is.
+    """
+
+    kind: IndexKind = "auto"  # auto: by items, width, memory and device (docs/operating.md); flat: exact
+    m: int = Field(default=32, ge=2)  # hnsw kinds: links per item
+    ef_construction: int = Field(default=200, ge=1)  # hnsw kinds: breadth of search while building
+    ef_search: int | None = Field(default=None, ge=1)  # hnsw kinds: breadth of search; None: tuned by a build
+    nprobe: int | None = Field(default=None, ge=1)  # ivf kinds: cells that a search visits; None: tuned by a build
+    refine_factor: int | None = Field(default=None, ge=1)  # compressed kinds: k times so many are rescored; None: tuned
+    memory_budget_gib: float | None = Field(default=None, gt=0)  # for auto; None: half of the machine's memory
     device: Literal["cpu", "gpu"] = "cpu"  # gpu: FAISS on the GPU, where the installed faiss has one
 
 

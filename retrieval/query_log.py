@@ -26,10 +26,11 @@ from retrieval.arrays import FloatArray, IntArray
 from retrieval.config import BehaviourConfig, VectorIndexConfig
 from retrieval.ragged import Ragged
 from retrieval.row_set import RowSet
-from retrieval.vector_index import VectorIndex
+from retrieval.vector_index import VectorIndex, open_vectors
 
 HASHES_FILE = "query_hashes.npy"
 TOTALS_FILE = "query_totals.npy"
+VECTORS_FILE = "query_vectors.npy"
 INDEX_FILE = "queries.index"
 CHOICES = "choices"
 LARGEST_FLAT = 20_000  # logged queries; beyond, scanning them all would cost more than the items' own index
@@ -106,6 +107,7 @@ class QueryLog:
         np.save(folder / TOTALS_FILE, self.totals, allow_pickle=False)
         self.choices.save(folder, CHOICES)
         if self._index is not None:
+            np.save(folder / VECTORS_FILE, self._index.vectors, allow_pickle=False)
             self._index.save(folder / INDEX_FILE)
 
     @classmethod
@@ -123,7 +125,10 @@ class QueryLog:
         choices = Ragged.load(folder, CHOICES, n_items=n_items)
         if not hashes.ndim == totals.ndim == 1:
             raise ArtefactError(f"expected one hash and one total per logged query in {folder}; build the bundle again")
-        index = VectorIndex.load(folder / INDEX_FILE, _index_config(len(hashes))) if len(hashes) else None
+        index = None
+        if len(hashes):
+            vectors = open_vectors(folder / VECTORS_FILE)
+            index = VectorIndex.load(folder / INDEX_FILE, _index_config(len(hashes)), vectors)
         fits = (
             hashes.dtype == np.uint64
             and totals.dtype == np.float32

@@ -24,18 +24,24 @@ def build(
     ray: Annotated[
         str | None, typer.Option(metavar="ADDRESS|local", help="Embed on a Ray cluster, or on local Ray workers.")
     ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw recall over time of the vector index: a PNG.")] = None,
 ) -> None:
     """Embed the catalogue, build both indexes, export the models, verify: a new bundle."""
     from indexer.build import build_bundle
+    from indexer.tuning_curve import check_plot, curve_table, plot_curve
 
+    if plot is not None:
+        check_plot(plot)
     workspace, config = open_store(store, overrides)
     built = build_bundle(workspace, config.retriever, config.reranker, config.build, ray=ray)
     report(
         built,
         as_json=as_json,
         text=f"bundle {built.manifest.version}: {built.manifest.n_items:,} items, {built.n_embedded:,} embedded anew, "
-        f"ann_recall@100 {built.manifest.ann_recall:.4f}\nnext: tandem publish {store}",
+        f"ann_recall@100 {built.manifest.ann_recall:.4f}\n{curve_table(built.manifest)}\nnext: tandem publish {store}",
     )
+    if plot is not None:
+        plot_curve(built.manifest, plot)
 
 
 def publish(

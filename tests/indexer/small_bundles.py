@@ -6,6 +6,7 @@ from pathlib import Path
 from indexer.manifest import MANIFEST_FILE, BlendEntry, BundleManifest, RerankerEntry, RetrieverEntry
 from indexer.verify import hash_files
 from retrieval.fusion import FusionWeights
+from retrieval.tuning_point import TuningPoint
 
 SMALL_FILES = {
     "items.parquet": b"PAR1 the items",
@@ -45,8 +46,15 @@ def manifest_of(folder: Path, version: str, **changes: object) -> BundleManifest
             score_weights={"rerank": 1.0, "retrieval": 0.25},
         ),
         "blend": BlendEntry(version="v3", fingerprint="f3", reranker_fingerprint="f2", n_features=27),
-        "config": {"build": {"engine": "openvino"}},
+        "config": {
+            "build": {"engine": "openvino"},
+            "retriever": {"index": {"kind": "hnsw", "ef_search": 128, "nprobe": None, "refine_factor": None}},
+        },
         "ann_recall": 0.9975,
+        "tuning": (
+            TuningPoint(ef_search=64, nprobe=None, refine_factor=None, recall=0.9125, ms_per_query=0.25),
+            TuningPoint(ef_search=128, nprobe=None, refine_factor=None, recall=0.9975, ms_per_query=0.5),
+        ),
         "n_recall_queries": 48,
         "data_fingerprint": "d1",
         "packages": {"faiss-cpu": "1.15.1"},

@@ -52,7 +52,7 @@ def nothing_chosen() -> Pairs:
         "passages/passage_tokens.npy",
         "behaviour/popularity.npy",
         "behaviour/related_values.npy",
-        "behaviour/queries.index",
+        "behaviour/query_vectors.npy",
         "encoder/openvino_model.bin",
         "encoder/openvino_model.xml",
         "encoder/tokenizer.json",
@@ -84,6 +84,7 @@ def test_an_encoder_that_the_index_was_not_built_with_is_refused(bundle_folder):
 def test_an_index_of_another_width_is_refused(bundle_folder):
     vectors = np.eye(60, 16, dtype=np.float32)
     VectorIndex.build(vectors, VectorIndexConfig(kind="hnsw", m=8)).save(bundle_folder / "vector.index")
+    np.save(bundle_folder / "vectors.npy", vectors)
     forge(bundle_folder)
     with pytest.raises(ModelIndexMismatch, match=r"32 dimensions .* 16 in the index"):
         open_bundle(bundle_folder)
@@ -92,8 +93,16 @@ def test_an_index_of_another_width_is_refused(bundle_folder):
 def test_an_index_of_another_catalogue_is_refused(bundle_folder):
     vectors = np.load(bundle_folder / "vectors.npy")[:59]
     VectorIndex.build(vectors, VectorIndexConfig(kind="hnsw", m=8)).save(bundle_folder / "vector.index")
+    np.save(bundle_folder / "vectors.npy", vectors)
     forge(bundle_folder)
     with pytest.raises(ModelIndexMismatch, match=r"60 items .* 59 in the index"):
+        open_bundle(bundle_folder)
+
+
+def test_an_index_of_other_vectors_than_those_beside_it_is_refused(bundle_folder):
+    np.save(bundle_folder / "vectors.npy", np.load(bundle_folder / "vectors.npy")[:59])
+    forge(bundle_folder)
+    with pytest.raises(BundleCorrupt, match=r"index of 59 embeddings by 32 .* got 60 by 32"):
         open_bundle(bundle_folder)
 
 

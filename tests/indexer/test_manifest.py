@@ -19,6 +19,7 @@ from indexer.manifest import (
     read_manifest,
 )
 from retrieval.fusion import FusionWeights
+from retrieval.tuning_point import TuningPoint
 from tests.indexer.small_bundles import SMALL_FILES
 
 # a busy machine is slow: no property here is about time
@@ -62,6 +63,15 @@ blends = st.builds(
     BlendEntry, version=versions, fingerprint=texts, reranker_fingerprint=texts, n_features=st.integers(1, 99)
 )
 zones = st.integers(-12, 12).map(lambda hours: timezone(timedelta(hours=hours)))
+numbers = st.none() | st.integers(1, 10**6)
+points = st.builds(
+    TuningPoint,
+    ef_search=numbers,
+    nprobe=numbers,
+    refine_factor=numbers,
+    recall=unit,
+    ms_per_query=st.floats(0, 1e6),
+)
 manifests = st.builds(
     BundleManifest,
     version=versions,
@@ -74,6 +84,7 @@ manifests = st.builds(
     blend=st.none() | blends,
     config=st.dictionaries(texts, json_values, max_size=3),
     ann_recall=unit,
+    tuning=st.lists(points, max_size=3).map(tuple),
     n_recall_queries=st.integers(0, 10**6),
     data_fingerprint=texts,
     packages=st.dictionaries(texts, texts, max_size=3),
@@ -169,8 +180,8 @@ def test_the_size_is_that_of_all_files(small_bundle):
 
 
 def test_another_format_version_asks_for_the_release_that_wrote_it(small_bundle):
-    document = json.loads((small_bundle / MANIFEST_FILE).read_bytes()) | {"format_version": 1}
-    with pytest.raises(BundleCorrupt, match=r"expected format_version 2 .* got 1"):
+    document = json.loads((small_bundle / MANIFEST_FILE).read_bytes()) | {"format_version": 2}
+    with pytest.raises(BundleCorrupt, match=r"expected format_version 3 .* got 2"):
         parse_manifest(json.dumps(document).encode())
 
 

@@ -162,7 +162,7 @@ def test_a_log_of_another_catalogue_is_refused(log, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["query_hashes.npy", "query_totals.npy", "choices_rows.npy", "choices_values.npy", "queries.index"]
+    "name", ["query_hashes.npy", "query_totals.npy", "choices_rows.npy", "choices_values.npy", "query_vectors.npy"]
 )
 def test_a_missing_or_cut_file_is_refused(log, tmp_path, name):
     log.save(tmp_path)
@@ -197,7 +197,7 @@ def test_an_index_of_other_queries_is_refused(log, tmp_path):
     other = QueryLog.build(QUERIES[:2], VECTORS[:2], tuple(part[:2] for part in PAIRS), CONFIG)
     (tmp_path / "other").mkdir()
     other.save(tmp_path / "other")
-    (tmp_path / "queries.index").write_bytes((tmp_path / "other" / "queries.index").read_bytes())
+    (tmp_path / "query_vectors.npy").write_bytes((tmp_path / "other" / "query_vectors.npy").read_bytes())
     with pytest.raises(ArtefactError, match="parts fit"):
         QueryLog.load(tmp_path, CONFIG, n_items=8)
 

@@ -11,6 +11,7 @@ from indexer.publications import Check, GateOutcome
 from indexer.publish import current_version, publish
 from indexer.report import Estimate
 from server.cli import main
+from tests.indexer.small_bundles import manifest_of
 from tests.server.conftest import copy_bundle
 
 REFUSED = GateOutcome(
@@ -226,3 +227,16 @@ def test_a_server_fetches_what_is_current_and_serves_what_it_has_if_that_cannot_
     assert current_version(host.bundles) == "v3"
     _pull(TandemConfig(), host)
     assert current_version(host.bundles) == "v3"
+
+
+def test_build_prints_how_its_index_was_tuned_and_draws_it(fresh, capsys, monkeypatch, tmp_path):
+    report = build.BuildReport(manifest=manifest_of(fresh.bundles / "v1", "v1"), n_embedded=60, n_reused=0, seconds=1.0)
+    built = []
+    monkeypatch.setattr(build, "build_bundle", lambda *_, **__: built.append(1) or report)
+    code, out, _ = run(capsys, "build", str(fresh.root), "--plot", str(tmp_path / "curve.png"))
+    assert (code, built) == (0, [1])
+    assert "ef_search = 128          0.9975     0.500  kept" in out.splitlines()
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    code, _, err = run(capsys, "build", str(fresh.root), "--plot", str(tmp_path / "missing" / "curve.png"))
+    assert (code, built) == (2, [1])
+    assert "expected a folder" in err
