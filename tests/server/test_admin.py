@@ -16,7 +16,7 @@ from server.pb.tandem.search.v1 import search_pb2 as pb
 from server.pb.tandem.search.v1 import search_pb2_grpc
 from server.status import violations_of
 from tests.server.conftest import copy_bundle
-from tests.server.test_service import QUERY, eventually
+from tests.server.gates import QUERY, eventually
 
 GIZMO = Item(
     item_id="gizmo-1",

@@ -1,5 +1,4 @@
 import threading
-import time
 
 import grpc
 import pytest
@@ -7,43 +6,13 @@ from google.rpc import error_details_pb2, status_pb2
 
 from server.pb.tandem.search.v1 import search_pb2 as pb
 from server.pb.tandem.search.v1 import search_pb2_grpc
-from server.ranking import Run
-
-QUERY = "red acme shoe"
+from tests.server.gates import QUERY, Gate, eventually
 
 
 def failure(call) -> grpc.RpcError:
     with pytest.raises(grpc.RpcError) as caught:
         call()
     return caught.value
-
-
-class Gate:
-    """Holds whatever runs in a server's pipeline until it is opened."""
-
-    def __init__(self, server, monkeypatch) -> None:
-        self.entered = threading.Semaphore(0)
-        self._opened = threading.Event()
-        pipeline = server._service.pipeline
-        search = pipeline.search
-
-        def wait_and_search(task, run: Run):
-            self.entered.release()
-            assert self._opened.wait(60)
-            return search(task, run)
-
-        monkeypatch.setattr(pipeline, "search", wait_and_search)
-
-    def open(self) -> None:
-        self._opened.set()
-
-
-def eventually(condition) -> None:
-    """Wait for what another thread is about to do."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_a_full_house_says_so_and_when_to_come_back(store, serving, tmp_path, monkeypatch):

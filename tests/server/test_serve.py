@@ -20,7 +20,7 @@ from indexer.publish import publish
 from server.client import TandemClient
 from server.serve import TandemServer
 from tests.server.conftest import CONFIG, copy_bundle
-from tests.server.test_service import QUERY, Gate, eventually
+from tests.server.gates import QUERY, Gate, eventually
 
 ROOT = Path(__file__).parents[2]
 SERVING = health_pb2.HealthCheckResponse.SERVING
