@@ -114,8 +114,6 @@ class BundleManifest(_Entry):
     def render(self) -> bytes:
         """Return the content of ``manifest.json``: canonical JSON in which ``checksum`` comes first."""
         document = self.model_dump(mode="json")
-        if not self.live_sequence:
-            del document["live_sequence"]  # as bundles are that know nothing of live updates
         return _dump({"checksum": hashlib.sha256(_dump(document)).hexdigest(), **document})
 
 

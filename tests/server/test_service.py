@@ -257,21 +257,29 @@ def test_a_field_that_is_not_served_is_unimplemented_and_named(stub):
     assert [violation.field for violation in violations_of(error)] == ["order_by"]
 
 
+SERVED_METHODS = ("Search", "RecordEvents", "ListVersions", "UpsertItems", "DeleteItems")
+
+
 def unserved_methods():
-    for method in pb.DESCRIPTOR.services_by_name["SearchService"].methods:
-        if method.name not in ("Search", "RecordEvents"):
-            yield method.name, method.input_type.name
+    for service in pb.DESCRIPTOR.services_by_name.values():
+        for method in service.methods:
+            if method.name not in SERVED_METHODS:
+                yield service.name, method.name, method.input_type.name
 
 
-@pytest.mark.parametrize(("method", "request_type"), unserved_methods())
-def test_a_call_that_is_not_served_is_unimplemented_and_named(stub, method, request_type):
-    error = failure(lambda: getattr(stub, method)(getattr(pb, request_type)()))
+@pytest.mark.parametrize(("service", "method", "request_type"), unserved_methods())
+def test_a_call_that_is_not_served_is_unimplemented_and_named(shared_server, service, method, request_type):
+    server = shared_server[0]
+    address = server.address if service == "SearchService" else server.admin_address
+    with grpc.insecure_channel(address) as channel:
+        stub = getattr(search_pb2_grpc, f"{service}Stub")(channel)
+        error = failure(lambda: getattr(stub, method)(getattr(pb, request_type)()))
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert error.details() == f"SearchService.{method} is not served by this version"
+    assert error.details() == f"{service}.{method} is not served by this version"
 
 
 def test_every_method_of_the_contract_is_tried_above():
-    assert len(list(unserved_methods())) == 5
+    assert len(list(unserved_methods())) == 7
 
 
 @pytest.mark.parametrize("data", [b"\x0a\x02\xff\xfe", b"\xff\xff\xff", b"\x0a\xff\xff\xff\x7f"])
