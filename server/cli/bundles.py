@@ -21,6 +21,10 @@ def build(
     store: StoreArgument = Path(),
     overrides: SetOption = None,
     as_json: JsonOption = False,
+    reranker: Annotated[
+        str | None,
+        typer.Option(metavar="VERSION", help="Such as v3, also a student; by default the newest that is none."),
+    ] = None,
     ray: Annotated[
         str | None, typer.Option(metavar="ADDRESS|local", help="Embed on a Ray cluster, or on local Ray workers.")
     ] = None,
@@ -33,7 +37,9 @@ def build(
     if plot is not None:
         check_plot(plot)
     workspace, config = open_store(store, overrides)
-    built = build_bundle(workspace, config.retriever, config.reranker, config.build, ray=ray)
+    built = build_bundle(
+        workspace, config.retriever, config.reranker, config.build, reranker_version=reranker, ray=ray
+    )
     report(
         built,
         as_json=as_json,

@@ -49,17 +49,24 @@ def fresh(store: Workspace, tmp_path: Path) -> Workspace:
     return copy
 
 
-@pytest.mark.parametrize(("options", "address"), [((), None), (("--ray", "ray://head:10001"), "ray://head:10001")])
-def test_build_embeds_where_it_is_told(fresh, capsys, monkeypatch, options, address):
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ((), (None, None)),
+        (("--ray", "ray://head:10001"), (None, "ray://head:10001")),
+        (("--reranker", "v4"), ("v4", None)),
+    ],
+)
+def test_build_takes_the_reranker_and_embeds_where_it_is_told(fresh, capsys, monkeypatch, options, wanted):
     asked = []
 
-    def build_bundle(*_, ray):
-        asked.append(ray)
+    def build_bundle(*_, reranker_version, ray):
+        asked.append((reranker_version, ray))
         raise ArtefactError("no further")
 
     monkeypatch.setattr(build, "build_bundle", build_bundle)
     code, _, err = run(capsys, "build", str(fresh.root), *options)
-    assert (code, err, asked) == (1, "error: no further\n", [address])
+    assert (code, err, asked) == (1, "error: no further\n", [wanted])
 
 
 def test_publish_asks_the_gate_with_the_stores_settings_and_prints_what_it_found(fresh, capsys, monkeypatch):
