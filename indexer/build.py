@@ -106,7 +106,7 @@ def build_bundle(
         logger.info("bundle %s: embedding %d items", site.version, len(plan.items))
         embedded = _embed(plan, workspace, site.folder, ray)
         logger.info("bundle %s: building both indexes, exporting the query encoder", site.version)
-        retriever = _write_first_stage(plan, embedded, site.folder)
+        retriever = _write_first_stage(plan, embedded, workspace, site.folder)
         if plan.models.reranker is not None:
             logger.info("bundle %s: tokenising passages, exporting the reranker", site.version)
             _write_second_stage(plan, retriever, site.folder)
@@ -196,7 +196,7 @@ def _embed(plan: _Plan, workspace: Workspace, folder: Path, ray: str | None) -> 
     )
 
 
-def _write_first_stage(plan: _Plan, embedded: EmbeddedCatalogue, folder: Path) -> Retriever:
+def _write_first_stage(plan: _Plan, embedded: EmbeddedCatalogue, workspace: Workspace, folder: Path) -> Retriever:
     vector_index = VectorIndex.build(embedded.report.vectors, plan.stage.index)
     vector_index.save(folder / VECTOR_INDEX_FILE)
     lexical_index = LexicalIndex.build(plan.items, plan.stage.lexical, folder / LEXICAL_FOLDER)
@@ -222,7 +222,9 @@ def _write_first_stage(plan: _Plan, embedded: EmbeddedCatalogue, folder: Path) -
     encoder = get_encoder(folder / ENCODER_FOLDER, plan.config.engine, max_tokens=max_tokens, dim=dim, n_threads=None)
     # of all splits: what is held back from the models to judge them by is the newest that the store knows
     pairs, exposure = plan.prepared.pairs(*SPLITS), plan.prepared.exposure(*SPLITS)
-    behaviour = Behaviour.build(pairs, exposure, encoder, plan.stage.behaviour, n_items=len(plan.items))
+    behaviour = Behaviour.build(
+        pairs, exposure, encoder, plan.stage.behaviour, n_items=len(plan.items), cache=workspace.embeddings
+    )
     behaviour.save(folder / BEHAVIOUR_FOLDER)
     weights = plan.models.retriever.fusion.resolved(plan.stage.fusion)
     return Retriever(encoder, vector_index, lexical_index, weights, behaviour.queries)

@@ -9,6 +9,7 @@ from corpus.errors import ArtefactError
 from corpus.prepared import Exposure, Pairs
 from retrieval.arrays import FloatArray
 from retrieval.config import BehaviourConfig
+from retrieval.embeddings import embed_items
 from retrieval.encoder import TextEncoder
 from retrieval.query_log import QueryLog
 from retrieval.ragged import Ragged
@@ -37,7 +38,14 @@ class Behaviour:
 
     @classmethod
     def build(
-        cls, pairs: Pairs, exposure: Exposure, encoder: TextEncoder, config: BehaviourConfig, *, n_items: int
+        cls,
+        pairs: Pairs,
+        exposure: Exposure,
+        encoder: TextEncoder,
+        config: BehaviourConfig,
+        *,
+        n_items: int,
+        cache: Path | None = None,
     ) -> "Behaviour":
         """Count.
 
@@ -47,6 +55,7 @@ class Behaviour:
             encoder: The query tower that will be asked later.
             config: Decay and sizes.
             n_items: Size of the catalogue.
+            cache: Folder of cached embeddings; None embeds every query anew.
         """
         weight = _decayed(pairs, config.half_life_days)
         kept = np.argsort(-np.bincount(pairs.query, weights=weight, minlength=len(pairs.queries)), kind="stable")
@@ -57,7 +66,7 @@ class Behaviour:
         texts = [pairs.queries[number] for number in kept.tolist()]
         queries = QueryLog.build(
             texts,
-            encoder.encode(texts),
+            encoder.encode(texts) if cache is None else embed_items(encoder, texts, cache).vectors,
             (place[pairs.query[known]], pairs.row[known], weight[known]),
             config,
         )

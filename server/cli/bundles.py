@@ -37,9 +37,7 @@ def build(
     if plot is not None:
         check_plot(plot)
     workspace, config = open_store(store, overrides)
-    built = build_bundle(
-        workspace, config.retriever, config.reranker, config.build, reranker_version=reranker, ray=ray
-    )
+    built = build_bundle(workspace, config.retriever, config.reranker, config.build, reranker_version=reranker, ray=ray)
     report(
         built,
         as_json=as_json,

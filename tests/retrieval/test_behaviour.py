@@ -186,3 +186,24 @@ def test_prepared_data_are_counted_as_they_are(tiny_prepared: Prepared, encoder:
     first = examples[0].query
     total = sum(label.weight for example in examples if example.query == first for label in example.labels)
     assert behaviour.queries.chosen(first).total == pytest.approx(total)
+
+
+def test_queries_are_embedded_once_where_there_is_a_cache(tiny_prepared, encoder, tmp_path):
+    class Counting:
+        def __init__(self) -> None:
+            self.n = 0
+            self.dim, self.fingerprint = encoder.dim, "a"
+
+        def encode(self, texts):
+            self.n += len(texts)
+            return encoder.encode(texts)
+
+    counting = Counting()
+    known, exposure = tiny_prepared.pairs("train"), tiny_prepared.exposure("train")
+    tables = [
+        Behaviour.build(known, exposure, counting, BehaviourConfig(), n_items=60, cache=tmp_path) for _ in range(2)
+    ]
+    assert counting.n == len(tables[0].queries) > 0
+    query = known.queries[0]
+    found = [table.queries.search(encoder.encode([query])[0], 5) for table in tables]
+    np.testing.assert_array_equal(found[0][0], found[1][0])
