@@ -85,7 +85,7 @@ DATA_SETS: dict[str, DataSet] = {
         folder=None,
         settings={
             "reranker.base_model": "retriever",
-            "reranker.train.max_steps": 600,
+            "reranker.train.max_steps": 300,
         },
         n_test_queries=1000,
         n_searches=40_000,
