@@ -19,6 +19,7 @@ class ServerConfig(Section):
 
     address: str = "127.0.0.1:50051"  # host:port; port 0 picks a free one; [::]:50051 listens everywhere
     admin_address: str = "127.0.0.1:50052"  # the same for IndexAdminService, which changes items; keep it private
+    metrics_address: str = "127.0.0.1:9464"  # host:port of HTTP for Prometheus, /metrics; empty: none
     log_level: Literal["debug", "info", "warning", "error"] = "info"  # from which level on a record is logged
     n_threads: int | None = Field(default=None, ge=1)  # of the models; default: one per core
 
