@@ -20,6 +20,10 @@ class ServerConfig(Section):
     address: str = "127.0.0.1:50051"  # host:port; port 0 picks a free one; [::]:50051 listens everywhere
     admin_address: str = "127.0.0.1:50052"  # the same for IndexAdminService, which changes items; keep it private
     metrics_address: str = "127.0.0.1:9464"  # host:port of HTTP for Prometheus, /metrics; empty: none
+    tls_certificate: str | None = None  # PEM, from the store's folder; with it both gRPC addresses speak TLS alone
+    tls_key: str | None = None  # its private key, PEM, without a password
+    tls_client_ca: str | None = None  # PEM; with it callers need a certificate that one of these authorities signed
+    api_keys: str | None = None  # file of `tandem keys`, from the store's folder; with it every call needs a key
     log_level: Literal["debug", "info", "warning", "error"] = "info"  # from which level on a record is logged
     n_threads: int | None = Field(default=None, ge=1)  # of the models; default: one per core
 
@@ -54,6 +58,14 @@ class ServerConfig(Section):
 
     max_items_per_update: int = Field(default=500, ge=1)  # of UpsertItems and DeleteItems
     max_live_items: int = Field(default=20_000, ge=1)  # changed since the served bundle was built; one more is refused
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("expected both tls_certificate and tls_key, or neither; set the other one too")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("expected tls_certificate beside tls_client_ca, got none; set tls_certificate and tls_key")
+        return self
 
     @model_validator(mode="after")
     def _defaults_fit_limits(self) -> Self:

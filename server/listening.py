@@ -64,13 +64,17 @@ def grpc_server(max_request_bytes: int, interceptors: Sequence[grpc.aio.ServerIn
     )
 
 
-def listen(server: grpc.aio.Server, address: str, setting: str) -> int:
-    """Let a server listen; return the port.
+def listen(
+    server: grpc.aio.Server, address: str, setting: str, credentials: grpc.ServerCredentials | None = None
+) -> int:
+    """Let a server listen, by TLS if there are credentials; return the port.
 
     Raises:
         ConfigError: If the address was taken since it was probed.
     """
     try:
+        if credentials is not None:
+            return server.add_secure_port(address, credentials)
         return server.add_insecure_port(address)
     except RuntimeError as exc:
         raise cannot_listen(address, "taken a moment ago", setting) from exc

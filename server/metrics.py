@@ -5,6 +5,7 @@ Names follow Prometheus's habits: base units (seconds), ``_total`` for what only
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from types import MappingProxyType
 from typing import Self
 from wsgiref.simple_server import WSGIServer
@@ -101,7 +102,12 @@ class Metrics:
         self._reloads.labels("ok" if ok else "failed").inc()
 
     def watch(
-        self, *, queues: Mapping[str, Admission], manifest: Callable[[], BundleManifest], n_live: Callable[[], int]
+        self,
+        *,
+        queues: Mapping[str, Admission],
+        manifest: Callable[[], BundleManifest],
+        n_live: Callable[[], int],
+        expires: Callable[[], datetime | None],
     ) -> None:
         """Read what a server knows of itself whenever somebody asks.
 
@@ -109,8 +115,9 @@ class Metrics:
             queues: Places for calls, by what they are for.
             manifest: Tells which bundle answers new calls.
             n_live: Counts the items that differ from it.
+            expires: Tells when the certificate ends; None without one.
         """
-        self._state.queues, self._state.manifest = queues, manifest
+        self._state.queues, self._state.manifest, self._state.expires = queues, manifest, expires
         self._live_items.set_function(n_live)
 
 
@@ -120,6 +127,7 @@ class _State(Collector):
     def __init__(self) -> None:
         self.queues = NO_QUEUES
         self.manifest: Callable[[], BundleManifest] | None = None
+        self.expires: Callable[[], datetime | None] = lambda: None
 
     def collect(self) -> Iterable[Metric]:
         inside = GaugeMetricFamily("tandem_queue_calls", "Calls waiting or being answered, by queue.", labels=["queue"])
@@ -141,7 +149,13 @@ class _State(Collector):
             blend = manifest.blend.fingerprint if manifest.blend else ""
             bundle.add_metric([manifest.version, manifest.retriever.fingerprint, reranker, blend], 1)
             n_items.add_metric([], manifest.n_items)
-        yield from (bundle, n_items)
+        ends = GaugeMetricFamily(
+            "tandem_certificate_expiry_timestamp_seconds", "When the certificate ends."
+        )
+        moment = self.expires()
+        if moment is not None:
+            ends.add_metric([], moment.timestamp())
+        yield from (bundle, n_items, ends)
 
 
 class MetricsEndpoint:

@@ -17,6 +17,7 @@ from corpus.workspace import Workspace
 from indexer.bundle import Bundle, open_bundle
 from indexer.live_updates import LiveUpdates
 from indexer.publish import current_version
+from server.access import Access
 from server.admin import IndexAdminService
 from server.config import ServerConfig, TandemConfig
 from server.history_store import HistoryStore
@@ -93,11 +94,13 @@ class TandemServer:
         pipeline: Pipeline,
         updates: LiveUpdates,
         histories: HistoryStore,
+        access: Access,
     ) -> None:
         """Join the parts; ``start`` makes them."""
         self._config = config
         self._workspace = workspace
         self._histories = histories
+        self._access = access
         self._threads = Threads(
             model=ThreadPoolExecutor(1, thread_name_prefix="model"),
             disk=ThreadPoolExecutor(N_DISK_THREADS, thread_name_prefix="disk"),
@@ -115,10 +118,15 @@ class TandemServer:
             queues={**self._service.queues, **self._admin.queues},
             manifest=lambda: self._service.pipeline.bundle.manifest,
             n_live=lambda: updates.n_changed,
+            expires=lambda: access.tls.certificate.not_after if access.tls is not None else None,
         )
         self._endpoint: MetricsEndpoint | None = None
         package = search_pb2.DESCRIPTOR.package
-        interceptors = (Observing(package, (self._metrics,)), TolerantReading(package))
+        interceptors = (
+            Observing(package, (self._metrics,)),
+            *access.guards(package),
+            TolerantReading(package),
+        )
         self._server = grpc_server(MAX_REQUEST_BYTES, interceptors)
         search_pb2_grpc.add_SearchServiceServicer_to_server(self._service, self._server)  # type: ignore[no-untyped-call]
         self._admin_server = grpc_server(MAX_UPDATE_BYTES, interceptors)
@@ -139,13 +147,14 @@ class TandemServer:
             config: Limits, defaults, and where to listen.
             workspace: The store.
         Raises:
-            ConfigError: If the address cannot be listened on.
+            ConfigError: If an address cannot be listened on, or a certificate or the API keys cannot be used.
             ArtefactError: If there is no current bundle, or it or the history store does not verify.
         """
         host = probe(config.address, "server.address")
         admin_host = probe(config.admin_address, "server.admin_address")
         if config.metrics_address:
             probe(config.metrics_address, "server.metrics_address")
+        access = Access(config, workspace.root)
         bundle = await asyncio.to_thread(_open_current, workspace.bundles, config)
         histories = HistoryStore(
             workspace.root / config.history_path,
@@ -157,9 +166,10 @@ class TandemServer:
             updates = await asyncio.to_thread(
                 LiveUpdates, bundle, workspace, max_changed=config.max_live_items, n_threads=config.n_threads
             )
-            server = cls(config, workspace, pipeline, updates, histories)
-            port = listen(server._server, config.address, "server.address")
-            admin_port = listen(server._admin_server, config.admin_address, "server.admin_address")
+            server = cls(config, workspace, pipeline, updates, histories, access)
+            shown, admin_shown = (access.tls.credentials(), access.tls.credentials()) if access.tls else (None, None)
+            port = listen(server._server, config.address, "server.address", shown)
+            admin_port = listen(server._admin_server, config.admin_address, "server.admin_address", admin_shown)
             if config.metrics_address:
                 server._endpoint = MetricsEndpoint.listen(config.metrics_address, server._metrics)
                 server.metrics_address = server._endpoint.address
@@ -210,6 +220,7 @@ class TandemServer:
         """Take in what another server of this store was told, until cancelled."""
         while True:
             await asyncio.sleep(FOLLOW_S)
+            await asyncio.to_thread(self._access.follow)
             try:
                 await asyncio.get_running_loop().run_in_executor(self._updating, self._catch_up)
             except TandemError as exc:
@@ -222,7 +233,8 @@ class TandemServer:
             self._publish()
 
     async def try_reload(self) -> None:
-        """Reload, and only log what goes wrong."""
+        """Reload bundle and certificate, and only log what goes wrong."""
+        await asyncio.to_thread(self._access.reload)
         ok = False
         try:
             logger.info("serving %s", await self.reload())

@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,20 @@ from server.ranking import Run
 DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "tandem.json"
 PANELS = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
 QUERIES = [(panel["title"], target["expr"]) for panel in PANELS for target in panel["targets"]]
-FUNCTIONS = {"sum", "max", "by", "rate", "increase", "histogram_quantile", "ignoring", "group_left", "le"}
+FUNCTIONS = {
+    "min",
+    "time",
+    "sum",
+    "max",
+    "by",
+    "rate",
+    "increase",
+    "histogram_quantile",
+    "ignoring",
+    "group_left",
+    "le",
+}
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
 SCRAPED = {"instance"}  # labels that Prometheus adds
 
 
@@ -24,7 +38,9 @@ def known(bundle) -> dict[str, set[str]]:
     import grpc
 
     metrics = Metrics()
-    metrics.watch(queues={"search": Admission(1)}, manifest=lambda: bundle.manifest, n_live=lambda: 0)
+    metrics.watch(
+        queues={"search": Admission(1)}, manifest=lambda: bundle.manifest, n_live=lambda: 0, expires=lambda: NOW
+    )
     run = Run(deadline=0.0, rerank_depth=1)
     with run.stage("retrieve"):
         pass
