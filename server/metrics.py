@@ -72,6 +72,11 @@ class Metrics:
             "Items that live updates changed since the served bundle was built.",
             registry=self.registry,
         )
+        self._busy = Gauge(
+            "tandem_model_busy_seconds",
+            "For how long the models have been busy with one piece of work.",
+            registry=self.registry,
+        )
         self._state = _State()
         self.registry.register(self._state)
         # a series that is missing until the first failure makes no rate of it
@@ -107,6 +112,7 @@ class Metrics:
         queues: Mapping[str, Admission],
         manifest: Callable[[], BundleManifest],
         n_live: Callable[[], int],
+        busy_s: Callable[[], float],
         expires: Callable[[], datetime | None],
     ) -> None:
         """Read what a server knows of itself whenever somebody asks.
@@ -115,10 +121,12 @@ class Metrics:
             queues: Places for calls, by what they are for.
             manifest: Tells which bundle answers new calls.
             n_live: Counts the items that differ from it.
+            busy_s: Tells for how long the models have been busy with one piece of work.
             expires: Tells when the certificate ends; None without one.
         """
         self._state.queues, self._state.manifest, self._state.expires = queues, manifest, expires
         self._live_items.set_function(n_live)
+        self._busy.set_function(busy_s)
 
 
 class _State(Collector):
@@ -149,9 +157,7 @@ class _State(Collector):
             blend = manifest.blend.fingerprint if manifest.blend else ""
             bundle.add_metric([manifest.version, manifest.retriever.fingerprint, reranker, blend], 1)
             n_items.add_metric([], manifest.n_items)
-        ends = GaugeMetricFamily(
-            "tandem_certificate_expiry_timestamp_seconds", "When the certificate ends."
-        )
+        ends = GaugeMetricFamily("tandem_certificate_expiry_timestamp_seconds", "When the certificate ends.")
         moment = self.expires()
         if moment is not None:
             ends.add_metric([], moment.timestamp())

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from corpus.errors import ArtefactError, TandemError, VersionNotFound
@@ -20,10 +20,12 @@ from indexer.publish import current_version
 from server.access import Access
 from server.admin import IndexAdminService
 from server.config import ServerConfig, TandemConfig
+from server.health import ADMIN_SERVICE, SEARCH_SERVICE, Readiness
 from server.history_store import HistoryStore
 from server.listening import grpc_server, listen, probe
 from server.logs import configure_logging
 from server.metrics import Metrics, MetricsEndpoint
+from server.model_thread import ModelThread
 from server.observing import Observing
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.pipeline import Pipeline
@@ -33,8 +35,6 @@ from server.wire import TolerantReading
 
 logger = logging.getLogger(__name__)
 
-SEARCH_SERVICE = search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name
-ADMIN_SERVICE = search_pb2.DESCRIPTOR.services_by_name["IndexAdminService"].full_name
 MAX_REQUEST_BYTES = 1 << 20  # 100 events, or a search with 200, with every field at its limit
 MAX_UPDATE_BYTES = 16 << 20  # 500 items with long descriptions
 N_DISK_THREADS = 4
@@ -101,8 +101,9 @@ class TandemServer:
         self._workspace = workspace
         self._histories = histories
         self._access = access
+        model = ModelThread()
         self._threads = Threads(
-            model=ThreadPoolExecutor(1, thread_name_prefix="model"),
+            model=model,
             disk=ThreadPoolExecutor(N_DISK_THREADS, thread_name_prefix="disk"),
         )
         self._built = pipeline  # over the bundle as it was built
@@ -111,13 +112,14 @@ class TandemServer:
         self._service = SearchService(pipeline.under(updates.bundle), histories, config, self._threads)
         self._admin = IndexAdminService(updates, self._publish, workspace.bundles, config, self._updating)
         self._following: asyncio.Task[None] | None = None
-        self._health = health.aio.HealthServicer()
+        self._readiness = Readiness(model, wedged_after_s=config.wedged_after_s)
         self._reloading = asyncio.Lock()
         self._metrics = Metrics()
         self._metrics.watch(
             queues={**self._service.queues, **self._admin.queues},
             manifest=lambda: self._service.pipeline.bundle.manifest,
             n_live=lambda: updates.n_changed,
+            busy_s=lambda: model.busy_s,
             expires=lambda: access.tls.certificate.not_after if access.tls is not None else None,
         )
         self._endpoint: MetricsEndpoint | None = None
@@ -132,7 +134,7 @@ class TandemServer:
         self._admin_server = grpc_server(MAX_UPDATE_BYTES, interceptors)
         search_pb2_grpc.add_IndexAdminServiceServicer_to_server(self._admin, self._admin_server)  # type: ignore[no-untyped-call]
         for server, service in ((self._server, SEARCH_SERVICE), (self._admin_server, ADMIN_SERVICE)):
-            health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+            health_pb2_grpc.add_HealthServicer_to_server(self._readiness.servicer, server)
             names = (service, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
         self.address = ""  # host:port, once started
@@ -180,7 +182,7 @@ class TandemServer:
             raise
         server.address, server.admin_address = f"{host}:{port}", f"{admin_host}:{admin_port}"
         server._following = asyncio.create_task(server._follow())
-        await server._health.set(SEARCH_SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        await server._readiness.begin()
         return server
 
     @property
@@ -247,7 +249,7 @@ class TandemServer:
 
     async def stop(self) -> None:
         """Say that no more calls are wanted, let those in flight finish, and close everything."""
-        await self._health.set(SEARCH_SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._readiness.end()
         await self._admin_server.stop(self._config.drain_timeout_s)
         stopping = asyncio.create_task(self._server.stop(self._config.drain_timeout_s))
         idle_since = time.monotonic()

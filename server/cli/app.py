@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from corpus.errors import ConfigError, TandemError
-from server.cli import bundles, data, demo, doctor, items, keys, models, quality, serving
+from server.cli import bundles, data, demo, doctor, health, items, keys, models, quality, serving
 
 app = typer.Typer(
     name="tandem",
@@ -44,6 +44,7 @@ app.command()(bundles.diff)
 app.command()(bundles.gc)
 app.command()(serving.serve)
 app.command()(serving.search)
+app.command()(health.health)
 app.add_typer(live, name="items")
 live.command()(items.upsert)
 live.command()(items.delete)

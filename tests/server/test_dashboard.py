@@ -15,19 +15,8 @@ from server.ranking import Run
 DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "tandem.json"
 PANELS = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
 QUERIES = [(panel["title"], target["expr"]) for panel in PANELS for target in panel["targets"]]
-FUNCTIONS = {
-    "min",
-    "time",
-    "sum",
-    "max",
-    "by",
-    "rate",
-    "increase",
-    "histogram_quantile",
-    "ignoring",
-    "group_left",
-    "le",
-}
+AGGREGATIONS = {"sum", "max", "min", "by", "le", "ignoring", "group_left"}
+FUNCTIONS = AGGREGATIONS | {"rate", "increase", "histogram_quantile", "time"}
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 SCRAPED = {"instance"}  # labels that Prometheus adds
 
@@ -39,7 +28,11 @@ def known(bundle) -> dict[str, set[str]]:
 
     metrics = Metrics()
     metrics.watch(
-        queues={"search": Admission(1)}, manifest=lambda: bundle.manifest, n_live=lambda: 0, expires=lambda: NOW
+        queues={"search": Admission(1)},
+        manifest=lambda: bundle.manifest,
+        n_live=lambda: 0,
+        busy_s=lambda: 0.0,
+        expires=lambda: NOW,
     )
     run = Run(deadline=0.0, rerank_depth=1)
     with run.stage("retrieve"):

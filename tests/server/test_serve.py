@@ -182,9 +182,9 @@ def test_stopping_lets_calls_in_flight_finish_and_takes_no_new_ones(loop, own_st
 
         watching = threading.Thread(target=watch)
         watching.start()
-        eventually(lambda: server._health._watcher_count_by_service[SEARCH_SERVICE] == 1)
+        eventually(lambda: server._readiness.servicer._watcher_count_by_service[SEARCH_SERVICE] == 1)
         stopping = loop.start(server.stop())
-        eventually(lambda: server._health._server_status[SEARCH_SERVICE] == NOT_SERVING)
+        eventually(lambda: server._readiness.servicer._server_status[SEARCH_SERVICE] == NOT_SERVING)
         gate.open()
         stopping.result(60)
         caller.join()
