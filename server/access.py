@@ -1,4 +1,4 @@
-"""What a server asks of its callers: TLS and keys, as configured, kept up to date while it runs."""
+"""What a server asks of its callers: TLS, keys and patience, as configured, kept up to date while it runs."""
 
 import ipaddress
 import logging
@@ -10,13 +10,14 @@ from corpus.errors import ConfigError
 from server.api_keys import ApiKeys
 from server.config import ServerConfig
 from server.guard import Guard
+from server.rate_limit import CallerLimits, RateLimit
 from server.tls import Tls, TlsFiles
 
 logger = logging.getLogger(__name__)
 
 
 class Access:
-    """TLS and keys of one server; either may be absent."""
+    """TLS, keys and rate limits of one server; any may be absent."""
 
     def __init__(self, config: ServerConfig, root: Path) -> None:
         """Read what is configured.
@@ -30,6 +31,8 @@ class Access:
         files = tls_files(config, root)
         self.tls = Tls(files) if files is not None else None
         self.keys = ApiKeys(root / config.api_keys) if config.api_keys else None
+        rate = config.max_calls_per_second
+        self.limits = CallerLimits(rate) if rate is not None else None
         for address in (config.address, config.admin_address):
             if not is_loopback(address) and (self.tls is None or self.keys is None):
                 lacking = " and ".join(["TLS"] * (self.tls is None) + ["API keys"] * (self.keys is None))
@@ -37,7 +40,9 @@ class Access:
 
     def guards(self, package: str) -> tuple[grpc.aio.ServerInterceptor, ...]:
         """Return the interceptors that let callers in."""
-        return (Guard(package, self.keys),) if self.keys is not None else ()
+        keys = (Guard(package, self.keys),) if self.keys is not None else ()
+        limits = (RateLimit(package, self.limits),) if self.limits is not None else ()
+        return (*keys, *limits)
 
     def reload(self) -> None:
         """Read the certificate again; log what goes wrong, and go on with what was read before."""

@@ -1,6 +1,7 @@
 """Who may call: API keys, and what each is good for. Before a message is read, and without a word on what was wrong."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -11,6 +12,8 @@ from server.api_keys import ApiKeys, Scope
 UNAUTHENTICATED = "expected a valid API key as metadata `authorization: Bearer KEY`; `tandem keys add` makes one"
 AUTHORIZATION = "authorization"
 BEARER = "bearer "
+
+_KEY_NAME: ContextVar[str | None] = ContextVar("key_name", default=None)  # of the call that is being answered
 
 # any method that is not named here is for operators
 SCOPES = {
@@ -53,7 +56,21 @@ class Guard(grpc.aio.ServerInterceptor):
         scope = SCOPES.get(method.removeprefix(self._prefix), Scope.ADMIN)
         if scope not in key.scopes:
             return refusal(grpc.StatusCode.PERMISSION_DENIED, f"expected an API key with the scope {scope.value}")
-        return handler
+
+        async def let_in(request: Any, context: Any) -> Any:  # noqa: ANN401 - any message, a type private to grpc
+            _KEY_NAME.set(key.name)  # each call has a task of its own, and with it a context
+            return await handler.unary_unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(
+            let_in,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+
+def key_name_of() -> str | None:
+    """Return the name of the key that the present call was let in by; None where no keys are asked for."""
+    return _KEY_NAME.get()
 
 
 def bearer_of(metadata: Sequence[tuple[str, str | bytes]]) -> str | None:
