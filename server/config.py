@@ -20,6 +20,8 @@ class ServerConfig(Section):
     address: str = "127.0.0.1:50051"  # host:port; port 0 picks a free one; [::]:50051 listens everywhere
     admin_address: str = "127.0.0.1:50052"  # the same for IndexAdminService, which changes items; keep it private
     metrics_address: str = "127.0.0.1:9464"  # host:port of HTTP for Prometheus, /metrics; empty: none
+    otlp_endpoint: str | None = Field(default=None, pattern="^https?://")  # traces go there, as OTLP; needs extra otel
+    trace_share: float = Field(default=0.01, ge=0, le=1)  # of the calls whose callers do not say whether to trace
     tls_certificate: str | None = None  # PEM, from the store's folder; with it both gRPC addresses speak TLS alone
     tls_key: str | None = None  # its private key, PEM, without a password
     tls_client_ca: str | None = None  # PEM; with it callers need a certificate that one of these authorities signed

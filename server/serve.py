@@ -8,11 +8,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from corpus.errors import ArtefactError, TandemError, VersionNotFound
+from corpus.errors import ArtefactError, ConfigError, TandemError, VersionNotFound
 from corpus.workspace import Workspace
 from indexer.bundle import Bundle, open_bundle
 from indexer.live_updates import LiveUpdates
@@ -26,12 +27,15 @@ from server.listening import grpc_server, listen, probe
 from server.logs import configure_logging
 from server.metrics import Metrics, MetricsEndpoint
 from server.model_thread import ModelThread
-from server.observing import Observing
+from server.observing import Observer, Observing
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.pipeline import Pipeline
 from server.ranking import Run, SearchTask
 from server.service import SearchService, Threads
 from server.wire import TolerantReading
+
+if TYPE_CHECKING:
+    from server.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +99,7 @@ class TandemServer:
         updates: LiveUpdates,
         histories: HistoryStore,
         access: Access,
+        tracing: "Tracing | None",
     ) -> None:
         """Join the parts; ``start`` makes them."""
         self._config = config
@@ -123,9 +128,11 @@ class TandemServer:
             expires=lambda: access.tls.certificate.not_after if access.tls is not None else None,
         )
         self._endpoint: MetricsEndpoint | None = None
+        self._tracing = tracing
+        observers: list[Observer] = [self._metrics, *([tracing] if tracing is not None else [])]
         package = search_pb2.DESCRIPTOR.package
         interceptors = (
-            Observing(package, (self._metrics,)),
+            Observing(package, observers),
             *access.guards(package),
             TolerantReading(package),
         )
@@ -157,6 +164,7 @@ class TandemServer:
         if config.metrics_address:
             probe(config.metrics_address, "server.metrics_address")
         access = Access(config, workspace.root)
+        tracing = _tracing(config)
         bundle = await asyncio.to_thread(_open_current, workspace.bundles, config)
         histories = HistoryStore(
             workspace.root / config.history_path,
@@ -168,7 +176,7 @@ class TandemServer:
             updates = await asyncio.to_thread(
                 LiveUpdates, bundle, workspace, max_changed=config.max_live_items, n_threads=config.n_threads
             )
-            server = cls(config, workspace, pipeline, updates, histories, access)
+            server = cls(config, workspace, pipeline, updates, histories, access, tracing)
             shown, admin_shown = (access.tls.credentials(), access.tls.credentials()) if access.tls else (None, None)
             port = listen(server._server, config.address, "server.address", shown)
             admin_port = listen(server._admin_server, config.admin_address, "server.admin_address", admin_shown)
@@ -270,6 +278,21 @@ class TandemServer:
         self._histories.close()
         if self._endpoint is not None:
             await asyncio.to_thread(self._endpoint.close)
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
+
+
+def _tracing(config: ServerConfig) -> "Tracing | None":
+    if config.otlp_endpoint is None:
+        return None
+    try:
+        from server.tracing import Tracing
+    except ImportError as exc:
+        raise ConfigError(
+            f"server.otlp_endpoint needs libraries that are not installed ({exc.name}); "
+            "`pip install -c constraints.txt '.[otel]'`, or leave it out"
+        ) from exc
+    return Tracing(config.otlp_endpoint, share=config.trace_share)
 
 
 def _pull(config: TandemConfig, workspace: Workspace) -> None:

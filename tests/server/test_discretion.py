@@ -20,6 +20,7 @@ from server.credentials import Credentials
 from server.logs import configure_logging
 from server.pb.tandem.search.v1 import search_pb2 as pb
 from server.pb.tandem.search.v1 import search_pb2_grpc
+from tests.server.collector import collecting
 from tests.server.gates import QUERY
 from tests.server.scraping import text_of
 
@@ -83,7 +84,11 @@ def test_nothing_private_is_logged_measured_or_told_to_others(own_store, serving
     keys = tmp_path / "keys.json"
     key = add_key(keys, "shop", list(Scope), expires_at=None, now=NOW)
     secret = key.split("_")[2]
-    with serving(own_store, api_keys=str(keys)) as (server, _):
+    settings = {"api_keys": str(keys), "trace_share": 1.0}
+    with (
+        collecting() as collector,
+        serving(own_store, **settings, otlp_endpoint=collector.endpoint) as (server, _),
+    ):
         mine = Credentials(api_key=key)
         client = TandemClient(server.address, timeout_s=60, credentials=mine)
         stranger = TandemClient(server.address, timeout_s=60, credentials=Credentials(api_key=canary.key))
@@ -132,10 +137,11 @@ def test_nothing_private_is_logged_measured_or_told_to_others(own_store, serving
                     call()
                 assert not canary.are_in(str(caught.value))
             told += text_of(server)
-    written = log()
+    written, traced = log(), b"".join(collector.bodies).decode("latin-1")
+    assert "SearchService.Search" in traced
     assert "unexpected error" in written
     assert "reranker failed" in written
     assert "history unavailable" in written
-    for text in (written, told):
+    for text in (written, told, traced):
         assert not canary.are_in(text)
         assert secret not in text
