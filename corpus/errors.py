@@ -17,6 +17,7 @@
         ModelIndexMismatch
         VersionNotFound
         GateRefused         a bundle is not published because shoppers would lose
+      AccessDenied          the server does not know the caller, or does not let it do this
       DeviceUnavailable
       Overloaded
       UpdatesRefused        the server takes no live updates in the state that it is in
@@ -102,6 +103,10 @@ class VersionNotFound(ArtefactError):
 
 class GateRefused(ArtefactError):
     """The release gate found that shoppers would lose by a bundle, or could not be asked about it."""
+
+
+class AccessDenied(TandemError):
+    """The server does not know the caller's key, or the key is not good for this."""
 
 
 class DeviceUnavailable(TandemError):

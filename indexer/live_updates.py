@@ -53,6 +53,12 @@ class LiveUpdates:
         """What is to be searched now: an immutable snapshot."""
         return self._base if self._live is None else self._live.bundle
 
+    @property
+    def n_changed(self) -> int:
+        """How many items differ from the bundle as it was built."""
+        live = self._live
+        return 0 if live is None else live.n_changed
+
     def serve(self, bundle: Bundle) -> Bundle:
         """Go over to another bundle, replay on it what it does not hold, and let go of what no bundle needs any more.
 

@@ -52,6 +52,7 @@ class IndexAdminService(Answering, search_pb2_grpc.IndexAdminServiceServicer):
         self._bundles = bundles
         self._executor = executor
         self._waiting = Admission(config.max_waiting_searches)
+        self.queues = {"updates": self._waiting}
 
     async def UpsertItems(
         self, request: search_pb2.UpsertItemsRequest | Malformed, context: Context

@@ -9,6 +9,7 @@ from typing import Any
 
 from corpus.items import Item
 from server.client import Connection
+from server.credentials import PLAIN, Credentials
 from server.messages import item_message
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.requests import ITEM_FIELDS
@@ -17,14 +18,17 @@ from server.requests import ITEM_FIELDS
 class TandemAdmin(Connection):
     """Changes the catalogue that a server answers from."""
 
-    def __init__(self, address: str, *, timeout_s: float = 60.0) -> None:
+    def __init__(self, address: str, *, timeout_s: float = 60.0, credentials: Credentials = PLAIN) -> None:
         """Connect when first needed.
 
         Args:
             address: The server's ``admin_address``, such as ``127.0.0.1:50052``.
             timeout_s: Deadline of each call.
+            credentials: Key and certificates.
+        Raises:
+            ConfigError: If a file that the credentials name cannot be read.
         """
-        super().__init__(address, timeout_s=timeout_s)
+        super().__init__(address, timeout_s=timeout_s, credentials=credentials)
         self._stub: Any = search_pb2_grpc.IndexAdminServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def upsert_items(self, items: Sequence[Item]) -> int:

@@ -15,13 +15,19 @@ class Admission:
         Args:
             limit: Calls admitted at once, waiting and being answered.
         """
-        self._limit = limit
+        self.limit = limit
         self._n_inside = 0
+        self._n_refused = 0
 
     @property
     def n_inside(self) -> int:
         """Calls admitted and not yet answered."""
         return self._n_inside
+
+    @property
+    def n_refused(self) -> int:
+        """Calls that found the house full, since it was opened."""
+        return self._n_refused
 
     @contextmanager
     def admit(self) -> Iterator[None]:
@@ -30,8 +36,9 @@ class Admission:
         Raises:
             Overloaded: If all places are taken.
         """
-        if self._n_inside >= self._limit:
-            raise Overloaded(f"all {self._limit} places are taken; call again a little later")
+        if self._n_inside >= self.limit:
+            self._n_refused += 1
+            raise Overloaded(f"all {self.limit} places are taken; call again a little later")
         self._n_inside += 1
         try:
             yield

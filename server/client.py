@@ -13,6 +13,7 @@ from typing import Any, NoReturn, Self, TypedDict, Unpack
 import grpc
 
 from corpus.errors import (
+    AccessDenied,
     BadPageToken,
     DeadlineExceeded,
     InputError,
@@ -26,6 +27,7 @@ from corpus.events import Event, HistoryEvent
 from corpus.items import Item
 from retrieval.facets import Facet, FacetSpec
 from retrieval.filters import Filter, render
+from server.credentials import PLAIN, Credentials
 from server.messages import EVENT_NUMBERS, facets_of, item_of, timestamp_message
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.status import violations_of
@@ -96,16 +98,20 @@ class Connection:
     ``DeadlineExceeded``, ``Overloaded``, …
     """
 
-    def __init__(self, address: str, *, timeout_s: float) -> None:
+    def __init__(self, address: str, *, timeout_s: float, credentials: Credentials = PLAIN) -> None:
         """Connect when first needed.
 
         Args:
             address: Such as ``127.0.0.1:50051``.
             timeout_s: Deadline of each call, unless the call names its own.
+            credentials: Key and certificates.
+        Raises:
+            ConfigError: If a file that the credentials name cannot be read.
         """
         self._address = address
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(address)
+        self._metadata = credentials.metadata
+        self._channel = credentials.channel(address)
 
     def __enter__(self) -> Self:
         return self
@@ -121,7 +127,8 @@ class Connection:
 
     def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:  # noqa: ANN401 - generated types
         try:
-            return method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
+            timeout_s = self._timeout_s if timeout_s is None else timeout_s
+            return method(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as exc:
             self._raise(exc)
 
@@ -143,6 +150,8 @@ class Connection:
             raise Overloaded(message) from error
         if code is grpc.StatusCode.FAILED_PRECONDITION:
             raise UpdatesRefused(message) from error
+        if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+            raise AccessDenied(message) from error
         if code is grpc.StatusCode.UNAVAILABLE:
             raise TandemError(
                 f"expected a server at {self._address}, got: {message}; start one with `tandem serve`"
@@ -153,14 +162,17 @@ class Connection:
 class TandemClient(Connection):
     """Searches, and records what shoppers do."""
 
-    def __init__(self, address: str, *, timeout_s: float = 5.0) -> None:
+    def __init__(self, address: str, *, timeout_s: float = 5.0, credentials: Credentials = PLAIN) -> None:
         """Connect when first needed.
 
         Args:
             address: Such as ``127.0.0.1:50051``.
             timeout_s: Deadline of each call, unless the call names its own.
+            credentials: Key and certificates.
+        Raises:
+            ConfigError: If a file that the credentials name cannot be read.
         """
-        super().__init__(address, timeout_s=timeout_s)
+        super().__init__(address, timeout_s=timeout_s, credentials=credentials)
         self._stub: Any = search_pb2_grpc.SearchServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def search(self, query: str, **options: Unpack[SearchOptions]) -> SearchResponse:

@@ -19,6 +19,13 @@ class ServerConfig(Section):
 
     address: str = "127.0.0.1:50051"  # host:port; port 0 picks a free one; [::]:50051 listens everywhere
     admin_address: str = "127.0.0.1:50052"  # the same for IndexAdminService, which changes items; keep it private
+    metrics_address: str = "127.0.0.1:9464"  # host:port of HTTP for Prometheus, /metrics; empty: none
+    otlp_endpoint: str | None = Field(default=None, pattern="^https?://")  # traces go there, as OTLP; needs extra otel
+    trace_share: float = Field(default=0.01, ge=0, le=1)  # of the calls whose callers do not say whether to trace
+    tls_certificate: str | None = None  # PEM, from the store's folder; with it both gRPC addresses speak TLS alone
+    tls_key: str | None = None  # its private key, PEM, without a password
+    tls_client_ca: str | None = None  # PEM; with it callers need a certificate that one of these authorities signed
+    api_keys: str | None = None  # file of `tandem keys`, from the store's folder; with it every call needs a key
     log_level: Literal["debug", "info", "warning", "error"] = "info"  # from which level on a record is logged
     n_threads: int | None = Field(default=None, ge=1)  # of the models; default: one per core
 
@@ -43,7 +50,9 @@ class ServerConfig(Section):
     default_timeout_ms: float = Field(default=1000.0, gt=0)  # budget of a call that brings no deadline
     reserve_ms: float = Field(default=10.0, ge=0)  # kept back from the caller's deadline for presenting
     max_waiting_searches: int = Field(default=64, ge=1)  # admitted at once; one more is refused
+    max_calls_per_second: float | None = Field(default=None, gt=0)  # of an API key, or an address; one more is refused
     retry_after_ms: float = Field(default=200.0, gt=0)  # what a refused caller is told to wait
+    wedged_after_s: float = Field(default=10.0, gt=0, le=10)  # of one search, until the service counts as not ready
     drain_timeout_s: float = Field(default=10.0, ge=0)  # after SIGTERM, for the calls in flight
 
     history_path: str = "history.sqlite3"  # relative to the store's folder
@@ -53,6 +62,14 @@ class ServerConfig(Section):
 
     max_items_per_update: int = Field(default=500, ge=1)  # of UpsertItems and DeleteItems
     max_live_items: int = Field(default=20_000, ge=1)  # changed since the served bundle was built; one more is refused
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("expected both tls_certificate and tls_key, or neither; set the other one too")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("expected tls_certificate beside tls_client_ca, got none; set tls_certificate and tls_key")
+        return self
 
     @model_validator(mode="after")
     def _defaults_fit_limits(self) -> Self:

@@ -121,6 +121,7 @@ class Pipeline:
             return self._histories.history(task.shopper)
         except Exception as exc:  # a search without its history is better than none
             logger.warning("history unavailable", exc_info=exc)
+            run.history_errors.append("read")
             run.degrade(DegradationReason.HISTORY_UNAVAILABLE, "the history could not be read; ordered without it")
             return ()
 
@@ -128,6 +129,7 @@ class Pipeline:
         """Order the candidates by the second stage; without one, as retrieval did."""
         reranker = self.bundle.reranker
         depth = min(task.rerank_depth, len(candidates))
+        run.rerank_depth = depth if reranker is not None else 0
         if reranker is None or depth == 0:
             return _as_retrieved(candidates)
         try:
@@ -136,6 +138,7 @@ class Pipeline:
             logger.error("reranker failed", exc_info=exc)
             run.degrade(DegradationReason.RERANKER_FAILED, RERANKER_FAILED)
             return _as_retrieved(candidates)
+        run.n_reranked = reranked.n_scored
         if reranked.degraded == FAILED:
             run.degrade(DegradationReason.RERANKER_FAILED, RERANKER_FAILED)
         elif reranked.degraded is not None:

@@ -102,6 +102,16 @@ class Run:
     deadline: float
     timings_ms: dict[str, float] = field(default_factory=dict)  # stage → wall-clock milliseconds
     degraded: list[Degradation] = field(default_factory=list)
+    begun_ns: dict[str, int] = field(default_factory=dict)  # stage → when it began, since 1970
+    rerank_depth: int | None = None  # candidates that the cross-encoder was to read; None: nothing was searched
+    n_reranked: int = 0  # of them, how many it read
+    history_errors: list[str] = field(default_factory=list)  # "read" or "write", for each that failed
+
+    def note(self, name: str, started: float) -> None:
+        """Note that a stage ends now which began at ``time.perf_counter()`` seconds."""
+        duration_s = time.perf_counter() - started
+        self.timings_ms[name] = duration_s * 1000
+        self.begun_ns[name] = time.time_ns() - round(duration_s * 1e9)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -110,7 +120,7 @@ class Run:
         try:
             yield
         finally:
-            self.timings_ms[name] = (time.perf_counter() - started) * 1000
+            self.note(name, started)
 
     def has_time(self) -> bool:
         """Tell whether the deadline lies ahead."""

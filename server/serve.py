@@ -4,14 +4,13 @@ import asyncio
 import contextlib
 import logging
 import signal
-import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from corpus.errors import ArtefactError, ConfigError, TandemError, VersionNotFound
@@ -19,20 +18,27 @@ from corpus.workspace import Workspace
 from indexer.bundle import Bundle, open_bundle
 from indexer.live_updates import LiveUpdates
 from indexer.publish import current_version
+from server.access import Access
 from server.admin import IndexAdminService
 from server.config import ServerConfig, TandemConfig
+from server.health import ADMIN_SERVICE, SEARCH_SERVICE, Readiness
 from server.history_store import HistoryStore
+from server.listening import grpc_server, listen, probe
 from server.logs import configure_logging
+from server.metrics import Metrics, MetricsEndpoint
+from server.model_thread import ModelThread
+from server.observing import Observer, Observing
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.pipeline import Pipeline
 from server.ranking import Run, SearchTask
 from server.service import SearchService, Threads
 from server.wire import TolerantReading
 
+if TYPE_CHECKING:
+    from server.tracing import Tracing
+
 logger = logging.getLogger(__name__)
 
-SEARCH_SERVICE = search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name
-ADMIN_SERVICE = search_pb2.DESCRIPTOR.services_by_name["IndexAdminService"].full_name
 MAX_REQUEST_BYTES = 1 << 20  # 100 events, or a search with 200, with every field at its limit
 MAX_UPDATE_BYTES = 16 << 20  # 500 items with long descriptions
 N_DISK_THREADS = 4
@@ -74,6 +80,8 @@ async def serve(config: TandemConfig, workspace: Workspace) -> None:
     loop.add_signal_handler(signal.SIGHUP, reload)
     logger.info("serving %s on %s", server.version, server.address)
     logger.info("taking updates on %s", server.admin_address)
+    if server.metrics_address:
+        logger.info("metrics on http://%s/metrics", server.metrics_address)
     await stopped.wait()
     logger.info("stopping: no new calls; %g s for those in flight", config.server.drain_timeout_s)
     await server.stop()
@@ -90,13 +98,17 @@ class TandemServer:
         pipeline: Pipeline,
         updates: LiveUpdates,
         histories: HistoryStore,
+        access: Access,
+        tracing: "Tracing | None",
     ) -> None:
         """Join the parts; ``start`` makes them."""
         self._config = config
         self._workspace = workspace
         self._histories = histories
+        self._access = access
+        model = ModelThread()
         self._threads = Threads(
-            model=ThreadPoolExecutor(1, thread_name_prefix="model"),
+            model=model,
             disk=ThreadPoolExecutor(N_DISK_THREADS, thread_name_prefix="disk"),
         )
         self._built = pipeline  # over the bundle as it was built
@@ -105,18 +117,36 @@ class TandemServer:
         self._service = SearchService(pipeline.under(updates.bundle), histories, config, self._threads)
         self._admin = IndexAdminService(updates, self._publish, workspace.bundles, config, self._updating)
         self._following: asyncio.Task[None] | None = None
-        self._health = health.aio.HealthServicer()
+        self._readiness = Readiness(model, wedged_after_s=config.wedged_after_s)
         self._reloading = asyncio.Lock()
-        self._server = _grpc_server(MAX_REQUEST_BYTES)
+        self._metrics = Metrics()
+        self._metrics.watch(
+            queues={**self._service.queues, **self._admin.queues},
+            manifest=lambda: self._service.pipeline.bundle.manifest,
+            n_live=lambda: updates.n_changed,
+            busy_s=lambda: model.busy_s,
+            expires=lambda: access.tls.certificate.not_after if access.tls is not None else None,
+        )
+        self._endpoint: MetricsEndpoint | None = None
+        self._tracing = tracing
+        observers: list[Observer] = [self._metrics, *([tracing] if tracing is not None else [])]
+        package = search_pb2.DESCRIPTOR.package
+        interceptors = (
+            Observing(package, observers),
+            *access.guards(package),
+            TolerantReading(package),
+        )
+        self._server = grpc_server(MAX_REQUEST_BYTES, interceptors)
         search_pb2_grpc.add_SearchServiceServicer_to_server(self._service, self._server)  # type: ignore[no-untyped-call]
-        self._admin_server = _grpc_server(MAX_UPDATE_BYTES)
+        self._admin_server = grpc_server(MAX_UPDATE_BYTES, interceptors)
         search_pb2_grpc.add_IndexAdminServiceServicer_to_server(self._admin, self._admin_server)  # type: ignore[no-untyped-call]
         for server, service in ((self._server, SEARCH_SERVICE), (self._admin_server, ADMIN_SERVICE)):
-            health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+            health_pb2_grpc.add_HealthServicer_to_server(self._readiness.servicer, server)
             names = (service, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
         self.address = ""  # host:port, once started
         self.admin_address = ""  # likewise
+        self.metrics_address = ""  # likewise; stays empty where nobody is to read metrics
 
     @classmethod
     async def start(cls, config: ServerConfig, workspace: Workspace) -> "TandemServer":
@@ -126,10 +156,15 @@ class TandemServer:
             config: Limits, defaults, and where to listen.
             workspace: The store.
         Raises:
-            ConfigError: If the address cannot be listened on.
+            ConfigError: If an address cannot be listened on, or a certificate or the API keys cannot be used.
             ArtefactError: If there is no current bundle, or it or the history store does not verify.
         """
-        host, admin_host = _probe(config.address), _probe(config.admin_address, "server.admin_address")
+        host = probe(config.address, "server.address")
+        admin_host = probe(config.admin_address, "server.admin_address")
+        if config.metrics_address:
+            probe(config.metrics_address, "server.metrics_address")
+        access = Access(config, workspace.root)
+        tracing = _tracing(config)
         bundle = await asyncio.to_thread(_open_current, workspace.bundles, config)
         histories = HistoryStore(
             workspace.root / config.history_path,
@@ -141,9 +176,13 @@ class TandemServer:
             updates = await asyncio.to_thread(
                 LiveUpdates, bundle, workspace, max_changed=config.max_live_items, n_threads=config.n_threads
             )
-            server = cls(config, workspace, pipeline, updates, histories)
-            port = _listen(server._server, config.address)
-            admin_port = _listen(server._admin_server, config.admin_address)
+            server = cls(config, workspace, pipeline, updates, histories, access, tracing)
+            shown, admin_shown = (access.tls.credentials(), access.tls.credentials()) if access.tls else (None, None)
+            port = listen(server._server, config.address, "server.address", shown)
+            admin_port = listen(server._admin_server, config.admin_address, "server.admin_address", admin_shown)
+            if config.metrics_address:
+                server._endpoint = MetricsEndpoint.listen(config.metrics_address, server._metrics)
+                server.metrics_address = server._endpoint.address
             await server._server.start()
             await server._admin_server.start()
         except BaseException:
@@ -151,7 +190,7 @@ class TandemServer:
             raise
         server.address, server.admin_address = f"{host}:{port}", f"{admin_host}:{admin_port}"
         server._following = asyncio.create_task(server._follow())
-        await server._health.set(SEARCH_SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        await server._readiness.begin()
         return server
 
     @property
@@ -191,6 +230,7 @@ class TandemServer:
         """Take in what another server of this store was told, until cancelled."""
         while True:
             await asyncio.sleep(FOLLOW_S)
+            await asyncio.to_thread(self._access.follow)
             try:
                 await asyncio.get_running_loop().run_in_executor(self._updating, self._catch_up)
             except TandemError as exc:
@@ -203,17 +243,21 @@ class TandemServer:
             self._publish()
 
     async def try_reload(self) -> None:
-        """Reload, and only log what goes wrong."""
+        """Reload bundle and certificate, and only log what goes wrong."""
+        await asyncio.to_thread(self._access.reload)
+        ok = False
         try:
             logger.info("serving %s", await self.reload())
+            ok = True
         except TandemError as exc:
             logger.error("not reloaded, still serving %s: %s", self.version, exc)
         except Exception as exc:
             logger.error("not reloaded, still serving %s", self.version, exc_info=exc)
+        self._metrics.reloaded(ok=ok)
 
     async def stop(self) -> None:
         """Say that no more calls are wanted, let those in flight finish, and close everything."""
-        await self._health.set(SEARCH_SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._readiness.end()
         await self._admin_server.stop(self._config.drain_timeout_s)
         stopping = asyncio.create_task(self._server.stop(self._config.drain_timeout_s))
         idle_since = time.monotonic()
@@ -232,6 +276,23 @@ class TandemServer:
         self._threads.model.shutdown(cancel_futures=True)
         self._threads.disk.shutdown()
         self._histories.close()
+        if self._endpoint is not None:
+            await asyncio.to_thread(self._endpoint.close)
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
+
+
+def _tracing(config: ServerConfig) -> "Tracing | None":
+    if config.otlp_endpoint is None:
+        return None
+    try:
+        from server.tracing import Tracing
+    except ImportError as exc:
+        raise ConfigError(
+            f"server.otlp_endpoint needs libraries that are not installed ({exc.name}); "
+            "`pip install -c constraints.txt '.[otel]'`, or leave it out"
+        ) from exc
+    return Tracing(config.otlp_endpoint, share=config.trace_share)
 
 
 def _pull(config: TandemConfig, workspace: Workspace) -> None:
@@ -265,52 +326,3 @@ def _warm(bundle: Bundle, histories: HistoryStore, config: ServerConfig) -> Pipe
     )
     pipeline.search(task, Run(deadline=float("inf")))
     return pipeline
-
-
-def _grpc_server(max_request_bytes: int) -> grpc.aio.Server:
-    return grpc.aio.server(
-        interceptors=[TolerantReading(search_pb2.DESCRIPTOR.package)],
-        options=[
-            ("grpc.so_reuseport", 0),  # two servers on one port would each get half of the calls
-            ("grpc.max_receive_message_length", max_request_bytes),
-        ],
-    )
-
-
-def _listen(server: grpc.aio.Server, address: str) -> int:
-    try:
-        return server.add_insecure_port(address)
-    except RuntimeError as exc:
-        raise _cannot_listen(address, "taken a moment ago") from exc
-
-
-def _probe(address: str, setting: str = "server.address") -> str:
-    """Return the host of an address that can be listened on.
-
-    gRPC would say only that it failed. Asking the operating system first tells why.
-
-    Raises:
-        ConfigError: If it cannot be listened on.
-    """
-    host, separator, port_text = address.rpartition(":")
-    if not separator or not host or not port_text.isascii() or not port_text.isdigit() or int(port_text) > 65535:
-        raise ConfigError(f"expected {setting} as host:port, such as 127.0.0.1:50051, got {address!r}")
-    try:
-        family, kind, protocol, _, target = socket.getaddrinfo(
-            host.strip("[]"), int(port_text), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(target)
-            probe.listen(1)
-    except OSError as exc:
-        raise _cannot_listen(address, exc.strerror or str(exc), setting) from exc
-    return host
-
-
-def _cannot_listen(address: str, reason: str, setting: str = "server.address") -> ConfigError:
-    option = "--address HOST:PORT" if setting == "server.address" else f"--set {setting}=HOST:PORT"
-    return ConfigError(
-        f"cannot listen on {address}: {reason}; stop what listens there, "
-        f"or choose another address: `tandem serve {option}`"
-    )

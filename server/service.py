@@ -12,6 +12,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 import grpc
 
 from corpus.errors import (
+    ArtefactError,
     DeadlineExceeded,
     DeviceUnavailable,
     InputError,
@@ -26,6 +27,7 @@ from server.admission import Admission
 from server.config import ServerConfig
 from server.history_store import HistoryStore
 from server.messages import degradation_messages, facet_messages, result_messages
+from server.observing import observe
 from server.page_tokens import KeptAnswers, page_token
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.pipeline import Pipeline, present
@@ -107,6 +109,7 @@ class Answering:
         if budget_s is None:
             budget_s = self._default_timeout_ms / 1000
         run = Run(deadline=time.monotonic() + budget_s - self._config.reserve_ms / 1000)
+        observe(run)
         self._n_calls += 1
         try:
             if isinstance(request, Malformed):
@@ -157,6 +160,7 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
         self._answers = KeptAnswers(ttl_s=config.page_ttl_s, max_answers=config.max_ranked_windows)
         self._searches = Admission(config.max_waiting_searches)
         self._writes = Admission(config.max_waiting_searches)
+        self.queues = {"search": self._searches, "events": self._writes}
 
     async def Search(
         self, request: search_pb2.SearchRequest | Malformed, context: Context
@@ -205,7 +209,11 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
     ) -> search_pb2.RecordEventsResponse:
         events = read_events(request, self._config, now=datetime.now(UTC))
         with self._writes.admit():
-            recorded = await in_thread(self._threads.disk, run, self._histories.record, events)
+            try:
+                recorded = await in_thread(self._threads.disk, run, self._histories.record, events)
+            except ArtefactError:
+                run.history_errors.append("write")
+                raise
         row_of = self.pipeline.bundle.items.row_of
         named = dict.fromkeys(event.item_id for event in events if event.item_id is not None)
         return search_pb2.RecordEventsResponse(
@@ -233,7 +241,7 @@ async def in_thread(executor: Executor, run: Run, work: Callable[P, T], *args: P
     queued = time.perf_counter()
 
     def begin() -> T:
-        run.timings_ms["wait"] = (time.perf_counter() - queued) * 1000
+        run.note("wait", queued)
         run.check_time()
         return work(*args, **kwargs)
 

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from corpus.errors import ConfigError, TandemError
-from server.cli import bundles, data, demo, doctor, items, models, quality, serving
+from server.cli import bundles, data, demo, doctor, health, items, keys, models, quality, serving
 
 app = typer.Typer(
     name="tandem",
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 train = typer.Typer(help="Train a model on the prepared data.", no_args_is_help=True, rich_markup_mode=None)
 live = typer.Typer(help="Change the catalogue of a running server.", no_args_is_help=True, rich_markup_mode=None)
+access = typer.Typer(help="Say who may call a server.", no_args_is_help=True, rich_markup_mode=None)
 
 app.command()(data.init)
 app.command()(data.prepare)
@@ -43,9 +44,14 @@ app.command()(bundles.diff)
 app.command()(bundles.gc)
 app.command()(serving.serve)
 app.command()(serving.search)
+app.command()(health.health)
 app.add_typer(live, name="items")
 live.command()(items.upsert)
 live.command()(items.delete)
+app.add_typer(access, name="keys")
+access.command()(keys.add)
+access.command(name="list")(keys.list_keys)
+access.command()(keys.remove)
 app.command()(quality.evaluate)
 app.command()(quality.run)
 app.command()(demo.demo)

@@ -116,7 +116,7 @@ def _make_bundle(console: Console, workspace: Workspace, config: TandemConfig) -
 def _server(store: Path) -> Iterator[str]:
     """Run ``tandem serve`` as an operator would, on a free port; yield its address."""
     command = [sys.executable, "-m", "server.cli", "serve", str(store), "--address", "127.0.0.1:0"]
-    command += ["--set", "server.admin_address=127.0.0.1:0"]
+    command += ["--set", "server.admin_address=127.0.0.1:0", "--set", "server.metrics_address=127.0.0.1:0"]
     log = store / "serve.log"
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)

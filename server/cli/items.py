@@ -25,12 +25,13 @@ def upsert(
     from corpus.rejects import RejectLog
     from corpus.settings import DataConfig
     from server.admin_client import TandemAdmin
+    from server.credentials import Credentials
 
     with tempfile.TemporaryDirectory() as folder, RejectLog(Path(folder) / "rejects.jsonl") as rejects:
         # a row that cannot be read stops it: nobody looks at rejects here
         settings = DataConfig(items=str(file.absolute()), max_reject_share=0)
         table = ItemTable(read_catalogue(settings, Path(), rejects))
-    with TandemAdmin(address) as admin:
+    with TandemAdmin(address, credentials=Credentials.from_environment()) as admin:
         for start in range(0, len(table), AT_ONCE):
             admin.upsert_items([table.item(row) for row in range(start, min(start + AT_ONCE, len(table)))])
     report_values({"n_upserted": len(table)}, as_json=as_json, text=f"{len(table):,} items are live")
@@ -43,9 +44,10 @@ def delete(
 ) -> None:
     """Remove items; no search finds them when this returns."""
     from server.admin_client import TandemAdmin
+    from server.credentials import Credentials
 
     unknown: list[str] = []
-    with TandemAdmin(address) as admin:
+    with TandemAdmin(address, credentials=Credentials.from_environment()) as admin:
         for start in range(0, len(item_ids), AT_ONCE):
             unknown += admin.delete_items(item_ids[start : start + AT_ONCE])
     n_deleted = len(set(item_ids)) - len(set(unknown))

@@ -41,7 +41,8 @@ def search(
     """Search a running server."""
     from server.cli.console import print_response
     from server.client import TandemClient
+    from server.credentials import Credentials
 
-    with TandemClient(address) as client:
+    with TandemClient(address, credentials=Credentials.from_environment()) as client:
         response = client.search(query, user_id=user, page_size=k, filter=condition, facets=facets or ())
     print_response(response, as_json=as_json)

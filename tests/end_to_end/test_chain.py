@@ -96,7 +96,7 @@ def main_ok(*arguments: str) -> None:
 @pytest.fixture(scope="module")
 def client(store: Path) -> Iterator[TandemClient]:
     command = [sys.executable, "-m", "server.cli", "serve", str(store), "--address", "127.0.0.1:0"]
-    command += ["--set", "server.admin_address=127.0.0.1:0"]
+    command += ["--set", "server.admin_address=127.0.0.1:0", "--set", "server.metrics_address=127.0.0.1:0"]
     log = store / "serve.log"
     with log.open("w") as output:
         server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ})

@@ -28,7 +28,13 @@ from tests.conftest import write_prepared
 
 T = TypeVar("T")
 # tests share two cores, so that only tests about deadlines should meet one
-CONFIG = ServerConfig(address="127.0.0.1:0", admin_address="127.0.0.1:0", default_timeout_ms=60_000, n_threads=1)
+CONFIG = ServerConfig(
+    address="127.0.0.1:0",
+    admin_address="127.0.0.1:0",
+    metrics_address="127.0.0.1:0",
+    default_timeout_ms=60_000,
+    n_threads=1,
+)
 
 
 @pytest.fixture(scope="session")

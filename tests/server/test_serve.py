@@ -182,9 +182,9 @@ def test_stopping_lets_calls_in_flight_finish_and_takes_no_new_ones(loop, own_st
 
         watching = threading.Thread(target=watch)
         watching.start()
-        eventually(lambda: server._health._watcher_count_by_service[SEARCH_SERVICE] == 1)
+        eventually(lambda: server._readiness.servicer._watcher_count_by_service[SEARCH_SERVICE] == 1)
         stopping = loop.start(server.stop())
-        eventually(lambda: server._health._server_status[SEARCH_SERVICE] == NOT_SERVING)
+        eventually(lambda: server._readiness.servicer._server_status[SEARCH_SERVICE] == NOT_SERVING)
         gate.open()
         stopping.result(60)
         caller.join()
@@ -203,7 +203,8 @@ def test_the_process_serves_reloads_and_drains_on_signals(own_store, tmp_path):
         "from corpus.workspace import Workspace\n"
         "from server.config import ServerConfig, TandemConfig\n"
         "from server.serve import serve\n"
-        "config = TandemConfig(server=ServerConfig(address='127.0.0.1:0', log_level='debug', n_threads=1))\n"
+        "config = TandemConfig(server=ServerConfig(address='127.0.0.1:0', admin_address='127.0.0.1:0',\n"
+        "                                          metrics_address='127.0.0.1:0', log_level='debug', n_threads=1))\n"
         "asyncio.run(serve(config, Workspace(pathlib.Path(sys.argv[1]))))\n"
     )
     canary = "xylophonecanary"

@@ -1,0 +1,109 @@
+"""What every call leaves behind for those who watch the server: its name, its code, its stages. Never what it said."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import grpc
+
+from server.ranking import Run
+
+_RUNS: ContextVar[list[Run] | None] = ContextVar("runs", default=None)  # of the call that is being answered
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedCall:
+    """A call that was answered, refused, or given up."""
+
+    rpc: str  # "SearchService.Search"
+    code: grpc.StatusCode
+    started_ns: int  # since 1970
+    duration_s: float
+    runs: Sequence[Run]  # clocks of the work done for it; none where it was refused before
+    metadata: tuple[tuple[str, str | bytes], ...]  # as the caller sent it
+
+
+class Observer(Protocol):
+    """Someone who watches."""
+
+    def finished(self, call: FinishedCall) -> None:
+        """Take note of a call. Runs on the event loop, so it must be quick, and must not raise."""
+        ...
+
+
+def observe(run: Run) -> None:
+    """Let a run count as work of the call that is being answered."""
+    runs = _RUNS.get()
+    if runs is not None:
+        runs.append(run)
+
+
+class Observing(grpc.aio.ServerInterceptor):
+    """Tells observers of every call to the methods of one package, also of those that other interceptors refuse."""
+
+    def __init__(self, package: str, observers: Sequence[Observer]) -> None:
+        """Watch the methods of a package; unknown methods are nobody's.
+
+        Args:
+            package: Such as ``tandem.search.v1``.
+            observers: Whom to tell.
+        """
+        self._prefix = f"/{package}."
+        self._observers = tuple(observers)
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:  # noqa: ANN401 - grpc's handler types are private
+        """Wrap the method."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith(self._prefix):
+            return handler
+        rpc = method.removeprefix(self._prefix).replace("/", ".")
+        metadata = tuple(handler_call_details.invocation_metadata or ())
+
+        async def observed(request: Any, context: Any) -> Any:  # noqa: ANN401 - any message, a type private to grpc
+            runs: list[Run] = []
+            _RUNS.set(runs)  # each call has a task of its own, and with it a context
+            started_ns, began = time.time_ns(), time.perf_counter()
+            code = grpc.StatusCode.OK
+            try:
+                return await handler.unary_unary(request, context)
+            except asyncio.CancelledError:
+                remaining_s = context.time_remaining()
+                is_late = remaining_s is not None and remaining_s <= 0
+                code = grpc.StatusCode.DEADLINE_EXCEEDED if is_late else grpc.StatusCode.CANCELLED
+                raise
+            except BaseException:
+                code = _code_of(context)
+                raise
+            finally:
+                call = FinishedCall(
+                    rpc=rpc,
+                    code=code,
+                    started_ns=started_ns,
+                    duration_s=time.perf_counter() - began,
+                    runs=runs,
+                    metadata=metadata,
+                )
+                for observer in self._observers:
+                    observer.finished(call)
+
+        return grpc.unary_unary_rpc_method_handler(
+            observed,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+
+def _code_of(context: Any) -> grpc.StatusCode:  # noqa: ANN401 - a type private to grpc
+    """Return the code that a method failed with; without one it failed by an exception of its own."""
+    code = context.code()
+    found = code if isinstance(code, grpc.StatusCode) else _CODES.get(code, grpc.StatusCode.UNKNOWN)
+    return grpc.StatusCode.UNKNOWN if found is grpc.StatusCode.OK else found

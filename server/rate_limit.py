@@ -1,0 +1,118 @@
+"""How often one caller may call: a bucket of tokens each, which fills at a steady rate."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from server.guard import key_name_of
+from server.status import details_trailer
+
+MAX_CALLERS = 10_000  # remembered; the one that has not called for longest is forgotten, and may call anew
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    at: float  # seconds, when it held them
+
+
+class CallerLimits:
+    """A bucket for each caller. For one thread only: the event loop's."""
+
+    def __init__(
+        self,
+        calls_per_second: float,
+        *,
+        max_callers: int = MAX_CALLERS,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin without callers.
+
+        Args:
+            calls_per_second: Of each; a second's worth, and at least one call, may come at once.
+            max_callers: Remembered at most.
+            now: The clock, in seconds.
+        """
+        self._rate = calls_per_second
+        self._capacity = max(1.0, calls_per_second)
+        self._max_callers = max_callers
+        self._now = now
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()  # the latest caller last
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def take(self, caller: str) -> float:
+        """Take a token for a call.
+
+        Args:
+            caller: Who calls.
+        Returns:
+            0 if there was one; else the seconds until there will be, and nothing is taken.
+        """
+        now = self._now()
+        bucket = self._buckets.get(caller)
+        if bucket is None:
+            bucket = self._buckets[caller] = _Bucket(self._capacity, now)
+            if len(self._buckets) > self._max_callers:
+                self._buckets.popitem(last=False)
+        else:
+            self._buckets.move_to_end(caller)
+        bucket.tokens = min(self._capacity, bucket.tokens + (now - bucket.at) * self._rate)
+        bucket.at = now
+        if bucket.tokens < 1:
+            return (1 - bucket.tokens) / self._rate
+        bucket.tokens -= 1
+        return 0.0
+
+
+class RateLimit(grpc.aio.ServerInterceptor):
+    """Refuses the calls of those who call too often. A caller is an API key or, where none is needed, an address."""
+
+    def __init__(self, package: str, limits: CallerLimits) -> None:
+        """Limit the calls to methods of a package.
+
+        Args:
+            package: Such as ``tandem.search.v1``; health has another, and is not limited.
+            limits: Shared by all ports.
+        """
+        self._prefix = f"/{package}."
+        self._limits = limits
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:  # noqa: ANN401 - grpc's handler types are private
+        """Wrap the method."""
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler_call_details.method.startswith(self._prefix):
+            return handler
+
+        async def limited(request: Any, context: Any) -> Any:  # noqa: ANN401 - any message, a type private to grpc
+            name = key_name_of()
+            wait_s = self._limits.take(f"key {name}" if name is not None else f"peer {peer_host(context.peer())}")
+            if wait_s > 0:
+                code, message = grpc.StatusCode.RESOURCE_EXHAUSTED, "this caller calls too often; call again later"
+                await context.abort(code, message, details_trailer(code, message, retry_after_ms=wait_s * 1000))
+            return await handler.unary_unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(
+            limited,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+
+def peer_host(peer: str) -> str:
+    """Return a peer without its port, which changes with every connection.
+
+    Args:
+        peer: As gRPC names it: ``ipv4:10.0.0.1:40000``, ``ipv6:[::1]:40000``, ``unix:``.
+    """
+    kind, _, rest = peer.partition(":")
+    return f"{kind}:{rest.rpartition(':')[0] or rest}"
