@@ -46,7 +46,9 @@ class ServerConfig(Section):
     retry_after_ms: float = Field(default=200.0, gt=0)  # what a refused caller is told to wait
     drain_timeout_s: float = Field(default=10.0, ge=0)  # after SIGTERM, for the calls in flight
 
-    history_path: str = "history.sqlite3"  # relative to the store's folder
+    history_path: str = "history.sqlite3"  # of the SQLite file with the histories; relative to the store's folder
+    history_url: str | None = None  # redis://HOST:6379/0 or rediss://…: keep them there instead, for several machines
+    history_timeout_ms: float = Field(default=50.0, gt=0)  # for Redis to take a connection, and again to answer
     history_max_events: int = Field(default=200, ge=1)  # kept per shopper; the oldest go first
     history_ttl_days: float = Field(default=365.0, gt=0, le=36_500)  # age at which an event is forgotten
     max_events_per_request: int = Field(default=100, ge=1)  # of RecordEvents

@@ -11,7 +11,7 @@ from corpus.events import EventType, HistoryEvent
 from corpus.queries import normalize_query
 from server.conditions import read_facets, read_filter
 from server.config import ServerConfig
-from server.history_store import ShopperEvent
+from server.histories import ShopperEvent
 from server.messages import EVENT_TYPES, Timestamped, moment
 from server.pb.tandem.search.v1 import search_pb2
 from server.ranking import SearchTask
@@ -279,8 +279,10 @@ def _event(
     search_id = _identifier(event, "search_id", prefix, faults)
     if kind is None or shopper is None:
         return None
+    both = event.HasField("user_id") and event.HasField("visitor_id")
     return ShopperEvent(
         shopper=shopper,
+        also=f"visitor:{event.visitor_id}" if both else None,
         timestamp=timestamp,
         type=kind,
         item_id=item_id,

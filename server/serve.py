@@ -7,7 +7,6 @@ import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from pathlib import Path
 
 import grpc
@@ -21,7 +20,7 @@ from indexer.live_updates import LiveUpdates
 from indexer.publish import current_version
 from server.admin import IndexAdminService
 from server.config import ServerConfig, TandemConfig
-from server.history_store import HistoryStore
+from server.histories import Histories, open_histories
 from server.logs import configure_logging
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.pipeline import Pipeline
@@ -89,7 +88,7 @@ class TandemServer:
         workspace: Workspace,
         pipeline: Pipeline,
         updates: LiveUpdates,
-        histories: HistoryStore,
+        histories: Histories,
     ) -> None:
         """Join the parts; ``start`` makes them."""
         self._config = config
@@ -131,11 +130,7 @@ class TandemServer:
         """
         host, admin_host = _probe(config.address), _probe(config.admin_address, "server.admin_address")
         bundle = await asyncio.to_thread(_open_current, workspace.bundles, config)
-        histories = HistoryStore(
-            workspace.root / config.history_path,
-            max_events=config.history_max_events,
-            ttl=timedelta(days=config.history_ttl_days),
-        )
+        histories = await asyncio.to_thread(open_histories, config, workspace)
         try:
             pipeline = await asyncio.to_thread(_warm, bundle, histories, config)
             updates = await asyncio.to_thread(
@@ -256,7 +251,7 @@ def _open_current(bundles: Path, config: ServerConfig) -> Bundle:
     return open_bundle(bundles / version, n_threads=config.n_threads)
 
 
-def _warm(bundle: Bundle, histories: HistoryStore, config: ServerConfig) -> Pipeline:
+def _warm(bundle: Bundle, histories: Histories, config: ServerConfig) -> Pipeline:
     """Return a pipeline that has searched once, so that no shopper waits for lazy set-up."""
     pipeline = Pipeline(bundle, histories, hide_out_of_stock=config.hide_out_of_stock)
     bundle.items.row_of(bundle.items.item(0).item_id)  # makes the look-up, which a search without history never asks

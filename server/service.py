@@ -24,7 +24,7 @@ from corpus.errors import (
 )
 from server.admission import Admission
 from server.config import ServerConfig
-from server.history_store import HistoryStore
+from server.histories import Histories
 from server.messages import degradation_messages, facet_messages, result_messages
 from server.page_tokens import KeptAnswers, page_token
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
@@ -141,7 +141,7 @@ class Answering:
 class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
     """``tandem.search.v1.SearchService``."""
 
-    def __init__(self, pipeline: Pipeline, histories: HistoryStore, config: ServerConfig, threads: Threads) -> None:
+    def __init__(self, pipeline: Pipeline, histories: Histories, config: ServerConfig, threads: Threads) -> None:
         """Serve a pipeline.
 
         Args:

@@ -84,8 +84,8 @@ class SearchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RecordEvents(self, request, context):
-        """Writes shoppers' events into their histories. When it answers, the events are on disk, and the next search of
-        those shoppers reads them. All events are written, or none; repeating a call changes nothing.
+        """Writes shoppers' events into their histories. When it answers, the events are kept, and the next search of those
+        shoppers reads them. All events are written, or none; repeating a call changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
