@@ -53,6 +53,10 @@ class ServerConfig(Section):
     history_ttl_days: float = Field(default=365.0, gt=0, le=36_500)  # age at which an event is forgotten
     max_events_per_request: int = Field(default=100, ge=1)  # of RecordEvents
 
+    max_batch_searches: int = Field(default=20, ge=1)  # of BatchSearch
+    max_reranked_items: int = Field(default=200, ge=1)  # of Rerank; the cross-encoder reads them all if time allows
+    max_embedded_texts: int = Field(default=100, ge=1)  # of Embed
+
     max_items_per_update: int = Field(default=500, ge=1)  # of UpsertItems and DeleteItems
     max_live_items: int = Field(default=20_000, ge=1)  # changed since the served bundle was built; one more is refused
 

@@ -200,6 +200,19 @@ def _shopper(message: Any, prefix: str, faults: _Faults) -> str | None:  # noqa:
     return None if visitor_id is None else f"visitor:{visitor_id}"
 
 
+def read_shoppers(message: Any) -> tuple[str, ...]:  # noqa: ANN401 - several messages
+    """Return the keys of all histories that a message's ``user_id`` and ``visitor_id`` name.
+
+    Raises:
+        InvalidRequest: If an id breaks its rule.
+    """
+    faults = _Faults()
+    user_id, visitor_id = (_identifier(message, name, "", faults) for name in ("user_id", "visitor_id"))
+    faults.check()
+    named = (("user", user_id), ("visitor", visitor_id))
+    return tuple(f"{kind}:{value}" for kind, value in named if value is not None)
+
+
 def _identifier(message: Any, name: str, prefix: str, faults: _Faults) -> str | None:  # noqa: ANN401
     """Return an optional id, None if it is absent or at fault."""
     if not message.HasField(name):

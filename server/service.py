@@ -23,6 +23,8 @@ from corpus.errors import (
     VersionNotFound,
 )
 from server.admission import Admission
+from server.call_requests import check_batch, read_deleted_shoppers, read_embed, read_rerank
+from server.calls import TEXTS_AT_A_TIME, Towers, model_versions_message, rerank
 from server.config import ServerConfig
 from server.histories import Histories
 from server.messages import degradation_messages, facet_messages, result_messages
@@ -123,11 +125,7 @@ class Answering:
         await self._fail(failure, context)
 
     async def _fail(self, failure: TandemError, context: Context) -> NoReturn:
-        code = next(code for kind, code in CODES if isinstance(failure, kind))
-        message = str(failure)
-        if not isinstance(failure, PUBLIC):
-            logger.error("call failed: %s", failure)
-            message = UNAVAILABLE
+        code, message = status_of(failure)
         trailer = details_trailer(
             code,
             message,
@@ -135,6 +133,15 @@ class Answering:
             retry_after_ms=self._config.retry_after_ms if isinstance(failure, Overloaded) else None,
         )
         await context.abort(code, message, trailer)
+
+
+def status_of(failure: TandemError) -> tuple[grpc.StatusCode, str]:
+    """Return code and message for the caller; what is not meant for callers goes to the log."""
+    code = next(code for kind, code in CODES if isinstance(failure, kind))
+    if isinstance(failure, PUBLIC):
+        return code, str(failure)
+    logger.error("call failed: %s", failure)
+    return code, UNAVAILABLE
 
 
 @refusing_the_rest
@@ -157,6 +164,7 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
         self._answers = KeptAnswers(ttl_s=config.page_ttl_s, max_answers=config.max_ranked_windows)
         self._searches = Admission(config.max_waiting_searches)
         self._writes = Admission(config.max_waiting_searches)
+        self._towers = Towers(n_threads=config.n_threads)
 
     async def Search(
         self, request: search_pb2.SearchRequest | Malformed, context: Context
@@ -169,6 +177,28 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
     ) -> search_pb2.RecordEventsResponse:
         """Write events."""
         return await self._answer(self._record_events, request, context)
+
+    async def BatchSearch(
+        self, request: search_pb2.BatchSearchRequest | Malformed, context: Context
+    ) -> search_pb2.BatchSearchResponse:
+        """Answer several searches."""
+        return await self._answer(self._batch_search, request, context)
+
+    async def Rerank(
+        self, request: search_pb2.RerankRequest | Malformed, context: Context
+    ) -> search_pb2.RerankResponse:
+        """Order given items."""
+        return await self._answer(self._rerank, request, context)
+
+    async def Embed(self, request: search_pb2.EmbedRequest | Malformed, context: Context) -> search_pb2.EmbedResponse:
+        """Embed texts."""
+        return await self._answer(self._embed, request, context)
+
+    async def DeleteUser(
+        self, request: search_pb2.DeleteUserRequest | Malformed, context: Context
+    ) -> search_pb2.DeleteUserResponse:
+        """Forget a shopper."""
+        return await self._answer(self._delete_user, request, context)
 
     async def _search(self, request: search_pb2.SearchRequest, run: Run) -> search_pb2.SearchResponse:
         call = read_search(request, self._config, now=datetime.now(UTC))
@@ -213,6 +243,46 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
             n_already_known=recorded.n_already_known,
             unknown_item_ids=[item_id for item_id in named if row_of(item_id) is None],
         )
+
+    async def _batch_search(self, request: search_pb2.BatchSearchRequest, run: Run) -> search_pb2.BatchSearchResponse:
+        check_batch(request, self._config)
+        # each takes a place and a turn of its own, so that a batch keeps nobody waiting longer than a single search
+        results = await asyncio.gather(*(self._one_of_batch(each, run.deadline) for each in request.requests))
+        return search_pb2.BatchSearchResponse(results=results)
+
+    async def _one_of_batch(self, request: search_pb2.SearchRequest, deadline: float) -> search_pb2.BatchSearchResult:
+        try:
+            return search_pb2.BatchSearchResult(response=await self._search(request, Run(deadline=deadline)))
+        except TandemError as exc:
+            code, message = status_of(exc)
+            fields = [violation.field for violation in _violations(exc)]
+        except Exception as exc:  # the others of the batch have their answers
+            logger.error("unexpected error", exc_info=exc)
+            code, message, fields = grpc.StatusCode.INTERNAL, INTERNAL, []
+        error = search_pb2.BatchSearchError(code=code.value[0], message=message, fields=fields)
+        return search_pb2.BatchSearchResult(error=error)
+
+    async def _rerank(self, request: search_pb2.RerankRequest, run: Run) -> search_pb2.RerankResponse:
+        call = read_rerank(request, self._config, now=datetime.now(UTC))
+        pipeline = self.pipeline
+        with self._searches.admit():
+            return await in_thread(self._threads.model, run, rerank, pipeline, call, run)
+
+    async def _embed(self, request: search_pb2.EmbedRequest, run: Run) -> search_pb2.EmbedResponse:
+        call = read_embed(request, self._config)
+        bundle = self.pipeline.bundle
+        embeddings: list[search_pb2.Embedding] = []
+        with self._searches.admit():
+            for begin in range(0, len(call.texts), TEXTS_AT_A_TIME):
+                texts = call.texts[begin : begin + TEXTS_AT_A_TIME]
+                embeddings += await in_thread(self._threads.model, run, self._towers.embed, bundle, texts, call.role)
+        return search_pb2.EmbedResponse(embeddings=embeddings, model_versions=model_versions_message(bundle.manifest))
+
+    async def _delete_user(self, request: search_pb2.DeleteUserRequest, run: Run) -> search_pb2.DeleteUserResponse:
+        shoppers = read_deleted_shoppers(request)
+        with self._writes.admit():
+            n_deleted = await in_thread(self._threads.disk, run, self._histories.delete, shoppers)
+        return search_pb2.DeleteUserResponse(n_deleted=n_deleted)
 
 
 def _first_page(pipeline: Pipeline, call: SearchCall, run: Run) -> tuple[RankedWindow, tuple[Hit, ...]]:

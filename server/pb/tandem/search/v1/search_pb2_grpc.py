@@ -99,28 +99,28 @@ class SearchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchSearch(self, request, context):
-        """Answers several searches in one call. Not served yet.
+        """Answers several searches in one call, each as if it had come alone: with an answer or an error of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Rerank(self, request, context):
-        """Orders given items for a query and a shopper. Not served yet.
+        """Orders given items for a query and a shopper, as a search that finds just these would.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Embed(self, request, context):
-        """Embeds texts with the towers of the retriever. Not served yet.
+        """Embeds texts with the towers of the retriever.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteUser(self, request, context):
-        """Forgets everything that is remembered of a shopper. Not served yet.
+        """Forgets everything that is remembered of a shopper. When it answers, it is gone from the history store.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
