@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from corpus.cleaning import clean_text, is_blank
 from corpus.errors import InputError
-from corpus.queries import normalize_query
+from corpus.queries import MAX_QUERY_CHARACTERS, normalize_query
 from server.config import ServerConfig
 from server.pb.tandem.search.v1 import search_pb2
 from server.ranking import SearchTask
@@ -33,6 +33,15 @@ class RerankCall:
 
     task: SearchTask
     item_ids: tuple[str, ...]  # distinct
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuggestCall:
+    """A validated beginning to complete."""
+
+    typed: str  # normalised as queries are; a space at its end says that the last word is whole
+    page_size: int
+    shopper: str | None  # key of the history store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +84,34 @@ def read_rerank(request: search_pb2.RerankRequest, config: ServerConfig, *, now:
     if faults:
         raise InvalidRequest(faults)
     return RerankCall(task=call.task, item_ids=tuple(dict.fromkeys(request.item_ids)))
+
+
+def read_suggest(request: search_pb2.SuggestRequest, config: ServerConfig) -> SuggestCall:
+    """Validate a beginning to complete.
+
+    Raises:
+        InvalidRequest: If any field breaks its rule; all such fields are named.
+    """
+    faults: list[Violation] = []
+    if len(request.query) > MAX_QUERY_CHARACTERS:
+        expected = f"expected at most {MAX_QUERY_CHARACTERS} characters, got {len(request.query):,}"
+        faults.append(Violation(field="query", description=expected))
+    size = request.page_size if request.HasField("page_size") else config.default_suggestions
+    if not 1 <= size <= config.max_suggestions:
+        expected = f"expected 1 to {config.max_suggestions}, got {size}"
+        faults.append(Violation(field="page_size", description=expected))
+    shoppers: tuple[str, ...] = ()
+    try:
+        shoppers = read_shoppers(request)
+    except InvalidRequest as exc:
+        faults += exc.violations
+    if faults:
+        raise InvalidRequest(faults)
+    typed = clean_text(request.query, lower=True)
+    is_whole = request.query[-1:].isspace() and typed
+    return SuggestCall(
+        typed=f"{typed} " if is_whole else typed, page_size=size, shopper=shoppers[0] if shoppers else None
+    )
 
 
 def read_embed(request: search_pb2.EmbedRequest, config: ServerConfig) -> EmbedCall:

@@ -1,18 +1,25 @@
-"""What the smaller calls do with one version of the server: order given items, embed texts."""
+"""What the smaller calls do with one version of the server: complete queries, order given items, embed texts."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 
+from corpus.events import EventType
 from indexer.bundle import Bundle, open_item_encoder
 from indexer.manifest import BundleManifest
 from retrieval.encoder import TextEncoder
-from server.call_requests import RerankCall, Role
+from retrieval.suggestions import fold
+from server.call_requests import RerankCall, Role, SuggestCall
+from server.histories import Histories
 from server.messages import degradation_messages
 from server.pb.tandem.search.v1 import search_pb2
 from server.pipeline import Pipeline
 from server.ranking import Run
 
+logger = logging.getLogger(__name__)
+
+OWN_SEARCH = 5.0  # above all scores of ``retrieval.suggestions``
 TEXTS_AT_A_TIME = 16  # embedded in one go: between them, searches have their turn
 
 
@@ -69,6 +76,38 @@ def rerank(pipeline: Pipeline, call: RerankCall, run: Run) -> search_pb2.RerankR
         model_versions=model_versions_message(manifest),
         degraded=degradation_messages(run.degraded),
     )
+
+
+def suggest(bundle: Bundle, histories: Histories, call: SuggestCall) -> search_pb2.SuggestResponse:
+    """Complete a beginning: first by what the shopper searched, newest first, then by what others did.
+
+    Args:
+        bundle: Whose log others are.
+        histories: Where the shopper's searches are; without them, others have their say.
+        call: What to complete.
+    """
+    own = _own_searches(histories, call)[: call.page_size]
+    known = set(map(fold, own))
+    others = bundle.suggestions.complete(call.typed, call.page_size + len(own))
+    found = [search_pb2.Suggestion(query=query, score=OWN_SEARCH) for query in own]
+    found += [search_pb2.Suggestion(query=s.query, score=s.score) for s in others if fold(s.query) not in known]
+    return search_pb2.SuggestResponse(suggestions=found[: call.page_size])
+
+
+def _own_searches(histories: Histories, call: SuggestCall) -> list[str]:
+    if call.shopper is None:
+        return []
+    try:
+        events = histories.history(call.shopper)
+    except Exception as exc:  # suggestions without them are better than none
+        logger.warning("history unavailable", exc_info=exc)
+        return []
+    beginning = fold(call.typed)
+    own: dict[str, str] = {}
+    for event in events:
+        if event.type is EventType.SEARCH and event.query and (key := fold(event.query)).startswith(beginning):
+            own.setdefault(key, event.query)
+    return list(own.values())
 
 
 class Towers:

@@ -28,6 +28,7 @@ from corpus.events import Event, HistoryEvent
 from corpus.items import Item
 from retrieval.facets import Facet, FacetSpec
 from retrieval.filters import Filter, render
+from retrieval.suggestions import Suggestion
 from server.client_answers import (
     ROLE_NUMBERS,
     FailedSearch,
@@ -35,8 +36,9 @@ from server.client_answers import (
     embeddings_of,
     failed_search,
     rerank_response,
+    suggestions_of,
 )
-from server.messages import EVENT_NUMBERS, facets_of, item_of, timestamp_message
+from server.messages import facets_of, history_message, item_of, user_event_message
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.status import violations_of
 
@@ -58,11 +60,16 @@ class SearchOptions(TypedDict, total=False):
     timeout_s: float | None  # deadline of this call
 
 
-class ShopperOptions(TypedDict, total=False):
+class ShopperIds(TypedDict, total=False):
     """Who asks; see ``SearchOptions``."""
 
     user_id: str | None
     visitor_id: str | None
+
+
+class ShopperOptions(ShopperIds, total=False):
+    """Who asks, and how long to wait; see ``SearchOptions``."""
+
     events: Sequence[HistoryEvent] | None
     timeout_s: float | None
 
@@ -205,7 +212,7 @@ class TandemClient(Connection):
         events = options.get("events")
         if events is not None:
             request.user_context.SetInParent()  # present even if empty: a shopper known to have no history
-            request.user_context.events.extend(_history_message(event) for event in events)
+            request.user_context.events.extend(history_message(event) for event in events)
         retrieval_depth, rerank_depth = options.get("retrieval_depth"), options.get("rerank_depth")
         if retrieval_depth is not None:
             request.params.retrieval_depth = retrieval_depth
@@ -217,6 +224,21 @@ class TandemClient(Connection):
         request.facet_specs.extend(_facet_message(facet) for facet in options.get("facets", ()))
         request.read_mask.paths.extend(options.get("item_fields", ()))
         return request
+
+    def suggest(
+        self, typed: str, *, page_size: int | None = None, **shopper: Unpack[ShopperIds]
+    ) -> tuple[Suggestion, ...]:
+        """Complete what is being typed; best first.
+
+        Args:
+            typed: So far, also nothing; a space at its end says that the last word is whole.
+            page_size: Suggestions wanted; the server's default is 10.
+            **shopper: Whose own searches come first.
+        Raises:
+            TandemError: Of the type that the server raised.
+        """
+        request = search_pb2.SuggestRequest(query=typed, page_size=page_size, **shopper)
+        return suggestions_of(self._call(self._stub.Suggest, request, None))
 
     def batch_search(
         self, searches: Sequence[tuple[str, SearchOptions]], *, timeout_s: float | None = None
@@ -252,7 +274,7 @@ class TandemClient(Connection):
         events = options.get("events")
         if events is not None:
             request.user_context.SetInParent()
-            request.user_context.events.extend(_history_message(event) for event in events)
+            request.user_context.events.extend(history_message(event) for event in events)
         return rerank_response(self._call(self._stub.Rerank, request, options.get("timeout_s")))
 
     def embed(
@@ -301,7 +323,7 @@ class TandemClient(Connection):
         Raises:
             TandemError: Of the type that the server raised; no event is written then.
         """
-        request = search_pb2.RecordEventsRequest(events=[_event_message(event, visitor_id) for event in events])
+        request = search_pb2.RecordEventsRequest(events=[user_event_message(event, visitor_id) for event in events])
         response = self._call(self._stub.RecordEvents, request, timeout_s)
         return RecordEventsResponse(
             n_recorded=response.n_recorded,
@@ -355,29 +377,4 @@ def _facet_message(facet: str | FacetSpec) -> search_pb2.FacetSpec:
         limit=facet.limit,
         interval_bounds=facet.interval_bounds,
         excluded_filter_keys=facet.excluded_filter_keys,
-    )
-
-
-def _history_message(event: HistoryEvent) -> search_pb2.HistoryEvent:
-    return search_pb2.HistoryEvent(
-        type=EVENT_NUMBERS[event.type],
-        timestamp=timestamp_message(event.timestamp),
-        item_id=event.item_id,
-        query=event.query,
-    )
-
-
-def _event_message(event: Event, visitor_id: str | None) -> search_pb2.UserEvent:
-    return search_pb2.UserEvent(
-        type=EVENT_NUMBERS[event.type],
-        timestamp=timestamp_message(event.timestamp),
-        user_id=event.user_id,
-        visitor_id=visitor_id,
-        session_id=event.session_id,
-        item_id=event.item_id,
-        query=event.query,
-        search_id=event.search_id,
-        position=event.position,
-        price=event.price,
-        quantity=event.quantity,
     )

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from retrieval.suggestions import Suggestion
 from server.pb.tandem.search.v1 import search_pb2
 
 ROLE_NUMBERS = {"query": search_pb2.EMBED_ROLE_QUERY, "item": search_pb2.EMBED_ROLE_ITEM}
@@ -41,6 +42,11 @@ class RerankResponse:
     unknown_item_ids: tuple[str, ...]
     index_version: str
     degraded: tuple[str, ...]  # what the answer lacks, in words
+
+
+def suggestions_of(message: search_pb2.SuggestResponse) -> tuple[Suggestion, ...]:
+    """Read completions."""
+    return tuple(Suggestion(query=suggestion.query, score=suggestion.score) for suggestion in message.suggestions)
 
 
 def failed_search(error: search_pb2.BatchSearchError) -> FailedSearch:

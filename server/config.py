@@ -19,6 +19,7 @@ class ServerConfig(Section):
 
     address: str = "127.0.0.1:50051"  # host:port; port 0 picks a free one; [::]:50051 listens everywhere
     admin_address: str = "127.0.0.1:50052"  # the same for IndexAdminService, which changes items; keep it private
+    follow_s: float = Field(default=5.0, gt=0)  # between looks at bundles/CURRENT, which another process may change
     log_level: Literal["debug", "info", "warning", "error"] = "info"  # from which level on a record is logged
     n_threads: int | None = Field(default=None, ge=1)  # of the models; default: one per core
 
@@ -53,6 +54,8 @@ class ServerConfig(Section):
     history_ttl_days: float = Field(default=365.0, gt=0, le=36_500)  # age at which an event is forgotten
     max_events_per_request: int = Field(default=100, ge=1)  # of RecordEvents
 
+    default_suggestions: int = Field(default=10, ge=1)  # of Suggest, where a request names no number
+    max_suggestions: int = Field(default=50, ge=1)  # the most that a request may ask for
     max_batch_searches: int = Field(default=20, ge=1)  # of BatchSearch
     max_reranked_items: int = Field(default=200, ge=1)  # of Rerank; the cross-encoder reads them all if time allows
     max_embedded_texts: int = Field(default=100, ge=1)  # of Embed
@@ -67,6 +70,7 @@ class ServerConfig(Section):
             ("rerank_depth", "max_rerank_depth"),
             ("default_page_size", "max_page_size"),
             ("default_facet_values", "max_facet_values"),
+            ("default_suggestions", "max_suggestions"),
         ):
             if getattr(self, name) > getattr(self, limit):
                 raise ValueError(

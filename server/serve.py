@@ -13,11 +13,19 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from corpus.errors import ArtefactError, ConfigError, TandemError, VersionNotFound
+from corpus.errors import (
+    ActivationRefused,
+    ArtefactError,
+    ConfigError,
+    DeviceUnavailable,
+    TandemError,
+    VersionNotFound,
+)
 from corpus.workspace import Workspace
 from indexer.bundle import Bundle, open_bundle
 from indexer.live_updates import LiveUpdates
 from indexer.publish import current_version
+from server.activation import Activation
 from server.admin import IndexAdminService
 from server.config import ServerConfig, TandemConfig
 from server.histories import Histories, open_histories
@@ -56,7 +64,8 @@ async def serve(config: TandemConfig, workspace: Workspace) -> None:
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     await asyncio.to_thread(_pull, config, workspace)
-    server = await TandemServer.start(config.server, workspace)
+    activation = Activation(workspace, config.gate, config.bundle_store)
+    server = await TandemServer.start(config.server, workspace, activation)
     reloads: set[asyncio.Task[None]] = set()
 
     async def pull_and_reload() -> None:
@@ -89,8 +98,11 @@ class TandemServer:
         pipeline: Pipeline,
         updates: LiveUpdates,
         histories: Histories,
+        activation: Activation,
     ) -> None:
         """Join the parts; ``start`` makes them."""
+        self._activation = activation
+        self._tried = pipeline.bundle.manifest.version  # the last that was current and gone over to, or tried to be
         self._config = config
         self._workspace = workspace
         self._histories = histories
@@ -102,7 +114,7 @@ class TandemServer:
         self._updates = updates
         self._updating = ThreadPoolExecutor(1, thread_name_prefix="updates")  # alone touches the two above
         self._service = SearchService(pipeline.under(updates.bundle), histories, config, self._threads)
-        self._admin = IndexAdminService(updates, self._publish, workspace.bundles, config, self._updating)
+        self._admin = IndexAdminService(updates, self._publish, workspace.bundles, config, self._updating, self)
         self._following: asyncio.Task[None] | None = None
         self._health = health.aio.HealthServicer()
         self._reloading = asyncio.Lock()
@@ -118,12 +130,15 @@ class TandemServer:
         self.admin_address = ""  # likewise
 
     @classmethod
-    async def start(cls, config: ServerConfig, workspace: Workspace) -> "TandemServer":
+    async def start(
+        cls, config: ServerConfig, workspace: Workspace, activation: Activation | None = None
+    ) -> "TandemServer":
         """Open the current bundle and the histories, warm the models, and listen.
 
         Args:
             config: Limits, defaults, and where to listen.
             workspace: The store.
+            activation: How another bundle becomes current; None: with a gate of default settings, and no mirror.
         Raises:
             ConfigError: If the address cannot be listened on.
             ArtefactError: If there is no current bundle, or it or the history store does not verify.
@@ -136,7 +151,7 @@ class TandemServer:
             updates = await asyncio.to_thread(
                 LiveUpdates, bundle, workspace, max_changed=config.max_live_items, n_threads=config.n_threads
             )
-            server = cls(config, workspace, pipeline, updates, histories)
+            server = cls(config, workspace, pipeline, updates, histories, activation or Activation(workspace))
             port = _listen(server._server, config.address)
             admin_port = _listen(server._admin_server, config.admin_address)
             await server._server.start()
@@ -163,11 +178,58 @@ class TandemServer:
             ArtefactError: If it cannot be served; the old version goes on answering.
         """
         async with self._reloading:
-            current = await asyncio.to_thread(current_version, self._workspace.bundles)
-            if current != self.version:
-                bundle = await asyncio.to_thread(_open_current, self._workspace.bundles, self._config)
-                pipeline = await asyncio.to_thread(_warm, bundle, self._histories, self._config)
-                await asyncio.get_running_loop().run_in_executor(self._updating, self._swap, pipeline)
+            return await self._go_over_to_current()
+
+    async def _go_over_to_current(self) -> str:
+        current = await asyncio.to_thread(current_version, self._workspace.bundles)
+        self._tried = current or self._tried
+        if current != self.version:
+            bundle = await asyncio.to_thread(_open_current, self._workspace.bundles, self._config)
+            await self._go_over(await asyncio.to_thread(_warm, bundle, self._histories, self._config))
+        return self.version
+
+    async def _go_over(self, pipeline: Pipeline) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._updating, self._swap, pipeline)
+
+    async def activate(self, version: str, reason: str | None) -> str:
+        """Let the release gate judge a bundle, make it current, and let it answer all calls that begin from now on.
+
+        Args:
+            version: A finished bundle.
+            reason: Why the gate is not asked; None: it is.
+        Raises:
+            ActivationRefused: If the gate or a check refuses it, and what is served stays; or if the bundle store does
+                not take it, while this server goes over.
+        """
+        async with self._reloading:
+            try:
+                outcome = None if reason else await self._activation.judge(version)
+                if outcome is None or outcome.verdict != "refused":  # opened before anything points at it
+                    folder = self._workspace.bundles / version
+                    bundle = await asyncio.to_thread(open_bundle, folder, n_threads=self._config.n_threads)
+                    pipeline = await asyncio.to_thread(_warm, bundle, self._histories, self._config)
+                await asyncio.to_thread(self._activation.publish, version, outcome, reason)
+            except (ArtefactError, DeviceUnavailable) as exc:
+                raise ActivationRefused(f"{exc}; {self.version} is still served") from exc
+            self._tried = version
+            if version != self.version:
+                await self._go_over(pipeline)
+            await asyncio.to_thread(self._activation.push, version)
+            return self.version
+
+    async def roll_back(self) -> str:
+        """Make the bundle current that was current before, and let it answer; the release gate is not asked.
+
+        Raises:
+            ActivationRefused: If there is none, or it cannot be served.
+        """
+        async with self._reloading:
+            try:
+                version = await asyncio.to_thread(self._activation.rollback)
+                await self._go_over_to_current()
+            except (ArtefactError, DeviceUnavailable) as exc:
+                raise ActivationRefused(f"{exc}; {self.version} is still served") from exc
+            await asyncio.to_thread(self._activation.push, version)
             return self.version
 
     def _swap(self, pipeline: Pipeline) -> None:
@@ -183,15 +245,29 @@ class TandemServer:
             self._service.pipeline = self._built.under(bundle)
 
     async def _follow(self) -> None:
-        """Take in what another server of this store was told, until cancelled."""
+        """Take in what another server of this store was told, and what was published, until cancelled."""
+        looked_at = time.monotonic()
         while True:
             await asyncio.sleep(FOLLOW_S)
+            if time.monotonic() - looked_at > self._config.follow_s:
+                looked_at = time.monotonic()
+                await self._follow_current()
             try:
                 await asyncio.get_running_loop().run_in_executor(self._updating, self._catch_up)
             except TandemError as exc:
                 logger.error("live updates of another server are missing: %s", exc)
             except Exception as exc:  # the next look may succeed
                 logger.error("live updates of another server are missing", exc_info=exc)
+
+    async def _follow_current(self) -> None:
+        """Go over to what was published; what could not be served is tried again only when it is published again."""
+        try:
+            current = await asyncio.to_thread(current_version, self._workspace.bundles)
+        except TandemError as exc:
+            logger.error("still serving %s: %s", self.version, exc)
+            return
+        if current not in (None, self._tried) and not self._reloading.locked():
+            await self.try_reload()
 
     def _catch_up(self) -> None:
         if self._updates.follow():
@@ -255,6 +331,7 @@ def _warm(bundle: Bundle, histories: Histories, config: ServerConfig) -> Pipelin
     """Return a pipeline that has searched once, so that no shopper waits for lazy set-up."""
     pipeline = Pipeline(bundle, histories, hide_out_of_stock=config.hide_out_of_stock)
     bundle.items.row_of(bundle.items.item(0).item_id)  # makes the look-up, which a search without history never asks
+    bundle.suggestions.warm()
     task = SearchTask(
         query=bundle.items.item(0).title, retrieval_depth=config.retrieval_depth, rerank_depth=config.rerank_depth
     )

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 import grpc
 
 from corpus.errors import (
+    ActivationRefused,
     DeadlineExceeded,
     DeviceUnavailable,
     InputError,
@@ -23,8 +24,8 @@ from corpus.errors import (
     VersionNotFound,
 )
 from server.admission import Admission
-from server.call_requests import check_batch, read_deleted_shoppers, read_embed, read_rerank
-from server.calls import TEXTS_AT_A_TIME, Towers, model_versions_message, rerank
+from server.call_requests import check_batch, read_deleted_shoppers, read_embed, read_rerank, read_suggest
+from server.calls import TEXTS_AT_A_TIME, Towers, model_versions_message, rerank, suggest
 from server.config import ServerConfig
 from server.histories import Histories
 from server.messages import degradation_messages, facet_messages, result_messages
@@ -47,11 +48,12 @@ CODES: tuple[tuple[type[TandemError], grpc.StatusCode], ...] = (
     (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (VersionNotFound, grpc.StatusCode.NOT_FOUND),
     (UpdatesRefused, grpc.StatusCode.FAILED_PRECONDITION),
+    (ActivationRefused, grpc.StatusCode.FAILED_PRECONDITION),
     (DeviceUnavailable, grpc.StatusCode.UNAVAILABLE),
     (TandemError, grpc.StatusCode.UNAVAILABLE),
 )
 # what these say is meant for callers; what the others say names paths and devices, and goes to the log
-PUBLIC = (InputError, DeadlineExceeded, Overloaded, UpdatesRefused)
+PUBLIC = (InputError, DeadlineExceeded, Overloaded, UpdatesRefused, ActivationRefused)
 UNAVAILABLE = "a part of the server cannot be used at present, and its log says which; try again later"
 INTERNAL = "unexpected error; the server's log says what happened"
 
@@ -164,6 +166,7 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
         self._answers = KeptAnswers(ttl_s=config.page_ttl_s, max_answers=config.max_ranked_windows)
         self._searches = Admission(config.max_waiting_searches)
         self._writes = Admission(config.max_waiting_searches)
+        self._suggestions = Admission(config.max_waiting_searches)
         self._towers = Towers(n_threads=config.n_threads)
 
     async def Search(
@@ -177,6 +180,12 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
     ) -> search_pb2.RecordEventsResponse:
         """Write events."""
         return await self._answer(self._record_events, request, context)
+
+    async def Suggest(
+        self, request: search_pb2.SuggestRequest | Malformed, context: Context
+    ) -> search_pb2.SuggestResponse:
+        """Complete what is being typed."""
+        return await self._answer(self._suggest, request, context)
 
     async def BatchSearch(
         self, request: search_pb2.BatchSearchRequest | Malformed, context: Context
@@ -243,6 +252,12 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
             n_already_known=recorded.n_already_known,
             unknown_item_ids=[item_id for item_id in named if row_of(item_id) is None],
         )
+
+    async def _suggest(self, request: search_pb2.SuggestRequest, run: Run) -> search_pb2.SuggestResponse:
+        call = read_suggest(request, self._config)
+        bundle = self.pipeline.bundle
+        with self._suggestions.admit():  # not behind searches: it keeps pace with typing
+            return await in_thread(self._threads.disk, run, suggest, bundle, self._histories, call)
 
     async def _batch_search(self, request: search_pb2.BatchSearchRequest, run: Run) -> search_pb2.BatchSearchResponse:
         check_batch(request, self._config)

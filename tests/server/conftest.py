@@ -28,7 +28,13 @@ from tests.conftest import write_prepared
 
 T = TypeVar("T")
 # tests share two cores, so that only tests about deadlines should meet one
-CONFIG = ServerConfig(address="127.0.0.1:0", admin_address="127.0.0.1:0", default_timeout_ms=60_000, n_threads=1)
+CONFIG = ServerConfig(
+    address="127.0.0.1:0",
+    admin_address="127.0.0.1:0",
+    default_timeout_ms=60_000,
+    n_threads=1,
+    follow_s=3600,  # only tests about following should see a server go over by itself
+)
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +60,10 @@ def store(tiny_items: ItemTable, tiny_encoder_folder: Path, tiny_bert_folder: Pa
     found = build_retriever(prepared.items, workspace.retrievers / "v1", retriever, workspace.embeddings)
     train_reranker(prepared, found, reranker, workspace.rerankers / "v1", retriever_fingerprint=first_stage.fingerprint)
     build_bundle(
-        workspace, retriever, reranker, BuildConfig(reranker_precision="fp32", n_calibration=8, n_recall_queries=8)
+        workspace,
+        retriever,
+        reranker,
+        BuildConfig(reranker_precision="fp32", n_calibration=8, n_recall_queries=8, suggestion_shoppers=2),
     )
     publish(workspace.bundles)
     return workspace

@@ -106,6 +106,44 @@ def test_the_size_of_a_batch_is_bounded(stub):
     assert violations(lambda: stub.BatchSearch(too_many))["requests"].startswith("expected 1 to 20, got 21")
 
 
+# Suggest
+
+
+def test_a_beginning_is_completed_by_what_others_searched(client, bundle):
+    known = bundle.suggestions.complete("", 50)
+    assert {suggestion.query for suggestion in known} == {"black sandal", "red turntable"}
+    assert client.suggest("") == tuple(known)
+    assert [suggestion.query for suggestion in client.suggest("  RED")] == ["red turntable"]
+    assert client.suggest("red ")[0].query == "red turntable"
+    assert [suggestion.query for suggestion in client.suggest("xyz ", page_size=5)] == []
+    assert len(client.suggest("", page_size=1)) == 1
+
+
+def test_a_shoppers_own_searches_come_first_and_are_nobody_elses(client):
+    def searched(query: str, minutes_ago: float) -> Event:
+        time = NOW - timedelta(minutes=minutes_ago)
+        return Event(timestamp=time, user_id="calls-4", session_id=None, type=EventType.SEARCH, query=query)
+
+    client.record_events(
+        [searched("red turntable", 3), searched("Red Herring", 2), searched("blue", 1), searched("red ink", 4)]
+    )
+    own = client.suggest("rèd", user_id="calls-4")
+    assert [(suggestion.query, int(suggestion.score)) for suggestion in own] == [
+        ("red herring", 5),
+        ("red turntable", 5),
+        ("red ink", 5),
+    ]
+    assert [suggestion.query for suggestion in client.suggest("red", visitor_id="calls-4")] == ["red turntable"]
+    client.delete_user(user_id="calls-4")
+    assert [int(suggestion.score) for suggestion in client.suggest("red", user_id="calls-4")] == [4]
+
+
+def test_every_fault_of_a_beginning_is_named(stub):
+    request = pb.SuggestRequest(query="x" * 513, page_size=51, user_id="")
+    assert violations(lambda: stub.Suggest(request)).keys() == {"query", "page_size", "user_id"}
+    assert violations(lambda: stub.Suggest(pb.SuggestRequest(page_size=0))) == {"page_size": "expected 1 to 50, got 0"}
+
+
 # Rerank
 
 

@@ -336,7 +336,15 @@ def test_any_message_is_either_read_or_refused_as_input(data):
 
 @pytest.mark.parametrize(
     "message",
-    [pb.SearchRequest, pb.SearchParams, pb.FacetSpec, pb.UserEvent, pb.RerankRequest, pb.EmbedRequest],
+    [
+        pb.SearchRequest,
+        pb.SearchParams,
+        pb.FacetSpec,
+        pb.UserEvent,
+        pb.SuggestRequest,
+        pb.RerankRequest,
+        pb.EmbedRequest,
+    ],
     ids=lambda m: m.DESCRIPTOR.name,
 )
 def test_the_api_page_names_every_field_of_a_request(message):

@@ -557,10 +557,12 @@ class IndexVersion(_message.Message):
     def __init__(self, version: _Optional[str] = ..., state: _Optional[_Union[IndexVersionState, str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., n_items: _Optional[int] = ..., model_versions: _Optional[_Union[ModelVersions, _Mapping]] = ...) -> None: ...
 
 class ActivateVersionRequest(_message.Message):
-    __slots__ = ("version",)
+    __slots__ = ("version", "reason")
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     version: str
-    def __init__(self, version: _Optional[str] = ...) -> None: ...
+    reason: str
+    def __init__(self, version: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class ActivateVersionResponse(_message.Message):
     __slots__ = ("version",)

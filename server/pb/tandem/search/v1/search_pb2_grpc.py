@@ -92,7 +92,7 @@ class SearchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Suggest(self, request, context):
-        """Completes what a shopper is typing. Not served yet.
+        """Completes what a shopper is typing, from the shopper's own searches and from those that many shoppers made.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -415,14 +415,16 @@ class IndexAdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ActivateVersion(self, request, context):
-        """Makes a bundle the one that is served. Not served yet.
+        """Makes a bundle the one that is served, if it verifies and the release gate lets it pass, which can take minutes: give
+        the call a long deadline. When it answers, every search that begins is answered from it. FAILED_PRECONDITION says
+        why it is refused; what is served stays.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RollbackVersion(self, request, context):
-        """Serves the bundle that was served before. Not served yet.
+        """Serves the bundle that was current before this one; called again, the one before that. No gate is asked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
