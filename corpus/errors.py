@@ -21,6 +21,7 @@
       DeviceUnavailable
       Overloaded
       UpdatesRefused        the server takes no live updates in the state that it is in
+      ActivationRefused     a running server does not go over to another bundle
       DeadlineExceeded
 
 Every message says what was expected, what was got and the remedy. Foreign exceptions are wrapped with
@@ -119,6 +120,10 @@ class Overloaded(TandemError):
 
 class UpdatesRefused(TandemError):
     """The server takes no live updates in the state that it is in; the message says what ends it."""
+
+
+class ActivationRefused(TandemError):
+    """A running server does not go over to another bundle; the message says why, and what is served."""
 
 
 class DeadlineExceeded(TandemError):

@@ -47,13 +47,14 @@ from rerank.blend_info import BLEND_FILE, FIRST_FILE, SECOND_FILE
 from rerank.config import RerankerConfig
 from rerank.inputs import PairTokenizer, PassageTokens
 from rerank.model_info import MODEL_FOLDER as RERANKER_MODEL
-from retrieval.behaviour import Behaviour
+from retrieval.behaviour import Behaviour, decayed
 from retrieval.config import RetrieverConfig
 from retrieval.index_tuning import Tuned, tune
 from retrieval.lexical_index import LexicalIndex
 from retrieval.model_info import MODEL_FOLDER as RETRIEVER_MODEL
 from retrieval.passages import passage_texts, passages
 from retrieval.retriever import Retriever
+from retrieval.suggestions import SUGGESTIONS_FILE, Suggestions
 from retrieval.vector_index import VectorIndex
 
 logger = logging.getLogger(__name__)
@@ -226,6 +227,12 @@ def _write_first_stage(plan: _Plan, embedded: EmbeddedCatalogue, workspace: Work
         pairs, exposure, encoder, plan.stage.behaviour, n_items=len(plan.items), cache=workspace.embeddings
     )
     behaviour.save(folder / BEHAVIOUR_FOLDER)
+    Suggestions.build(
+        pairs,
+        decayed(pairs, plan.stage.behaviour.half_life_days),
+        least_shoppers=plan.config.suggestion_shoppers,
+        most=plan.config.max_suggestions,
+    ).save(folder / SUGGESTIONS_FILE)
     weights = plan.models.retriever.fusion.resolved(plan.stage.fusion)
     return Retriever(encoder, vector_index, lexical_index, weights, behaviour.queries)
 

@@ -23,6 +23,7 @@ from retrieval.config import RetrieverConfig
 from retrieval.encoder import TextEncoder
 from retrieval.lexical_index import LexicalIndex
 from retrieval.retriever import Retriever
+from retrieval.suggestions import SUGGESTIONS_FILE, Suggestions
 from retrieval.vector_index import VectorIndex, open_vectors
 
 ITEMS_FILE = "items.parquet"
@@ -51,6 +52,7 @@ class Bundle:
     behaviour: Behaviour
     retriever: Retriever
     reranker: Reranker | None  # None: built before any reranker was trained
+    suggestions: Suggestions  # none in a bundle that was built before there were any
 
     def before(self, split: Split, prepared: Prepared) -> "Bundle":
         """Return the bundle as it would have answered before a split: the tables of behaviour count the splits before.
@@ -123,6 +125,7 @@ def open_bundle(folder: Path, *, n_threads: int | None = None, verify: bool = Tr
         lexical = LexicalIndex.open(folder / LEXICAL_FOLDER)
         behaviour = Behaviour.load(folder / BEHAVIOUR_FOLDER, stage.behaviour, n_items=len(items))
         retriever = Retriever(encoder, index, lexical, manifest.retriever.weights, behaviour.queries)
+        suggestions = Suggestions.load(folder / SUGGESTIONS_FILE)
         reranker = None
         if manifest.reranker is not None:
             _check_reranker(manifest)
@@ -146,6 +149,7 @@ def open_bundle(folder: Path, *, n_threads: int | None = None, verify: bool = Tr
         behaviour=behaviour,
         retriever=retriever,
         reranker=reranker,
+        suggestions=suggestions,
     )
 
 

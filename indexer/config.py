@@ -48,6 +48,8 @@ class BuildConfig(Section):
     min_ann_recall: Annotated[float, Field(ge=0, le=1)] = 0.99  # ann_recall@100; the cheapest search with it is kept
     n_self_retrieval: Annotated[int, Field(ge=1)] = 500  # items, a seeded sample, that are searched by their own titles
     min_self_retrieval: Annotated[float, Field(ge=0, le=1)] = 0.9  # share of them that is among its own first 10
+    suggestion_shoppers: Annotated[int, Field(ge=1)] = 5  # distinct ones who must have typed a suggestion
+    max_suggestions: Annotated[int, Field(ge=0)] = 200_000  # queries kept to be suggested, the most popular
     canaries: tuple[Canary, ...] = ()  # searches whose answers are known, which a build must give
 
 

@@ -57,7 +57,7 @@ class Behaviour:
             n_items: Size of the catalogue.
             cache: Folder of cached embeddings; None embeds every query anew.
         """
-        weight = _decayed(pairs, config.half_life_days)
+        weight = decayed(pairs, config.half_life_days)
         kept = np.argsort(-np.bincount(pairs.query, weights=weight, minlength=len(pairs.queries)), kind="stable")
         kept = kept[: config.max_queries]
         place = np.full(len(pairs.queries), -1, dtype=np.int64)
@@ -73,7 +73,7 @@ class Behaviour:
         return cls(
             queries=queries,
             popularity=np.bincount(pairs.row, weights=weight, minlength=n_items).astype(np.float32),
-            recent=np.bincount(pairs.row, weights=_decayed(pairs, config.trend_days), minlength=n_items).astype(
+            recent=np.bincount(pairs.row, weights=decayed(pairs, config.trend_days), minlength=n_items).astype(
                 np.float32
             ),
             click_rate=_click_rate(exposure, n_items),
@@ -149,10 +149,14 @@ def _read_weights(path: Path, n_items: int) -> FloatArray:
     return weights
 
 
-def _decayed(pairs: Pairs, half_life_days: float | None) -> FloatArray:
-    """Halve a choice's weight with every half-life between it and the newest ones.
+def decayed(pairs: Pairs, half_life_days: float | None) -> FloatArray:
+    """Halve a choice's weight with every half-life between it and the newest ones; float32 (n_pairs,).
 
     One in a thousand may be newer: a wrong clock must not make all others old.
+
+    Args:
+        pairs: The choices.
+        half_life_days: None: weights stay as they are.
     """
     times = np.sort(pairs.timestamp[~np.isnat(pairs.timestamp)])
     if half_life_days is None or not len(times):
@@ -160,5 +164,5 @@ def _decayed(pairs: Pairs, half_life_days: float | None) -> FloatArray:
     newest = times[int(np.ceil(0.999 * (len(times) - 1)))]
     days = np.maximum((newest - pairs.timestamp) / _DAY, 0.0)
     decay = np.exp2(-np.nan_to_num(days) / half_life_days)  # what has no time is as good as new
-    decayed: FloatArray = (pairs.weight * decay).astype(np.float32)
-    return decayed
+    weights: FloatArray = (pairs.weight * decay).astype(np.float32)
+    return weights

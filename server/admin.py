@@ -1,16 +1,19 @@
-"""``IndexAdminService``: what changes the catalogue that is served. On an address of its own, for operators alone."""
+"""``IndexAdminService``: what changes what is served. On an address of its own, for operators alone."""
 
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
+from typing import Protocol
 
 from corpus.items import Item
+from corpus.workspace import versions
 from indexer.live_updates import LiveUpdates
-from indexer.manifest import BundleManifest
+from indexer.manifest import MANIFEST_FILE, BundleManifest
 from indexer.publish import list_bundles
-from server.admin_requests import read_deletions, read_upserts
+from server.admin_requests import read_activation, read_deletions, read_upserts
 from server.admission import Admission
+from server.calls import model_versions_message
 from server.config import ServerConfig
 from server.messages import timestamp_message
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
@@ -25,6 +28,18 @@ MAX_VERSIONS = 100  # on a page
 STATE = search_pb2.IndexVersionState
 
 
+class Versions(Protocol):
+    """What goes over to other bundles."""
+
+    async def activate(self, version: str, reason: str | None) -> str:
+        """Serve a bundle; return its name. A reason says why the release gate is not asked."""
+        ...
+
+    async def roll_back(self) -> str:
+        """Serve the bundle that was current before; return its name."""
+        ...
+
+
 @refusing_the_rest
 class IndexAdminService(Answering, search_pb2_grpc.IndexAdminServiceServicer):
     """``tandem.search.v1.IndexAdminService``."""
@@ -36,6 +51,7 @@ class IndexAdminService(Answering, search_pb2_grpc.IndexAdminServiceServicer):
         bundles: Path,
         config: ServerConfig,
         executor: Executor,
+        versions: Versions,
     ) -> None:
         """Serve a store's updates.
 
@@ -44,13 +60,15 @@ class IndexAdminService(Answering, search_pb2_grpc.IndexAdminServiceServicer):
             publish: Lets new searches see ``updates.bundle``; called in the executor's thread.
             bundles: The workspace's ``bundles/`` folder.
             config: Limits.
-            executor: One thread, which alone changes anything.
+            executor: One thread, which alone changes items.
+            versions: Goes over to other bundles.
         """
         super().__init__(config, default_timeout_ms=DEFAULT_TIMEOUT_MS)
         self._updates = updates
         self._publish = publish
         self._bundles = bundles
         self._executor = executor
+        self._versions = versions
         self._waiting = Admission(config.max_waiting_searches)
         self.queues = {"updates": self._waiting}
 
@@ -71,6 +89,37 @@ class IndexAdminService(Answering, search_pb2_grpc.IndexAdminServiceServicer):
     ) -> search_pb2.ListVersionsResponse:
         """List the bundles."""
         return await self._answer(self._list_versions, request, context)
+
+    async def ActivateVersion(
+        self, request: search_pb2.ActivateVersionRequest | Malformed, context: Context
+    ) -> search_pb2.ActivateVersionResponse:
+        """Serve a bundle."""
+        return await self._answer(self._activate_version, request, context)
+
+    async def RollbackVersion(
+        self, request: search_pb2.RollbackVersionRequest | Malformed, context: Context
+    ) -> search_pb2.RollbackVersionResponse:
+        """Serve the bundle that was current before."""
+        return await self._answer(self._rollback_version, request, context)
+
+    async def _activate_version(
+        self, request: search_pb2.ActivateVersionRequest, run: Run
+    ) -> search_pb2.ActivateVersionResponse:
+        finished = await asyncio.to_thread(versions, self._bundles, marker=MANIFEST_FILE)
+        version, reason = read_activation(request, finished)
+        with self._waiting.admit():
+            await self._versions.activate(version, reason)
+        return search_pb2.ActivateVersionResponse(version=self._served())
+
+    async def _rollback_version(
+        self, request: search_pb2.RollbackVersionRequest, run: Run
+    ) -> search_pb2.RollbackVersionResponse:
+        with self._waiting.admit():
+            await self._versions.roll_back()
+        return search_pb2.RollbackVersionResponse(version=self._served())
+
+    def _served(self) -> search_pb2.IndexVersion:
+        return _version_message(self._updates.bundle.manifest, is_active=True)
 
     async def _upsert_items(self, request: search_pb2.UpsertItemsRequest, run: Run) -> search_pb2.UpsertItemsResponse:
         items = read_upserts(request, self._config)
@@ -125,9 +174,5 @@ def _version_message(manifest: BundleManifest, *, is_active: bool) -> search_pb2
         state=STATE.INDEX_VERSION_STATE_ACTIVE if is_active else STATE.INDEX_VERSION_STATE_AVAILABLE,
         created_at=timestamp_message(manifest.created_at),
         n_items=manifest.n_items,
-        model_versions=search_pb2.ModelVersions(
-            retriever=manifest.retriever.fingerprint,
-            reranker=manifest.reranker.fingerprint if manifest.reranker else "",
-            blend=manifest.blend.fingerprint if manifest.blend else "",
-        ),
+        model_versions=model_versions_message(manifest),
     )

@@ -14,6 +14,8 @@ from server.requests import MAX_ID_CHARACTERS, InvalidRequest
 from server.status import Violation
 
 MAX_TEXT_CHARACTERS = 65_536  # of any one field
+MAX_REASON_CHARACTERS = 512
+MAX_NAMED = 10  # bundles, in an error
 
 
 def read_upserts(request: search_pb2.UpsertItemsRequest, config: ServerConfig) -> list[Item]:
@@ -43,6 +45,28 @@ def read_deletions(request: search_pb2.DeleteItemsRequest, config: ServerConfig)
     if faults:
         raise InvalidRequest(faults)
     return list(dict.fromkeys(request.item_ids))
+
+
+def read_activation(request: search_pb2.ActivateVersionRequest, finished: Sequence[str]) -> tuple[str, str | None]:
+    """Validate which bundle to serve; return it, and why the release gate is not asked.
+
+    Args:
+        request: As received.
+        finished: Names of the bundles that there are.
+    Raises:
+        InvalidRequest: If there is no such bundle, or the reason is empty or too long.
+    """
+    faults = []
+    if request.version not in finished:
+        expected = f"expected one of {', '.join(finished[-MAX_NAMED:]) or 'no bundle yet'}, got another name"
+        faults.append(Violation(field="version", description=f"{expected}; ListVersions has them all"))
+    reason = clean_text(request.reason) if request.HasField("reason") else None
+    if reason is not None and (is_blank(reason) or len(reason) > MAX_REASON_CHARACTERS):
+        expected = f"expected 1 to {MAX_REASON_CHARACTERS} characters, got {len(reason):,}"
+        faults.append(Violation(field="reason", description=expected))
+    if faults:
+        raise InvalidRequest(faults)
+    return request.version, reason
 
 
 def _check_number(field: str, n: int, config: ServerConfig) -> None:

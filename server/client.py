@@ -8,9 +8,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypedDict, Unpack
+from typing import Any, Literal, NoReturn, Self, TypedDict, Unpack
 
 import grpc
+import numpy as np
+import numpy.typing as npt
 
 from corpus.errors import (
     AccessDenied,
@@ -27,8 +29,18 @@ from corpus.events import Event, HistoryEvent
 from corpus.items import Item
 from retrieval.facets import Facet, FacetSpec
 from retrieval.filters import Filter, render
+from retrieval.suggestions import Suggestion
+from server.client_answers import (
+    ROLE_NUMBERS,
+    FailedSearch,
+    RerankResponse,
+    embeddings_of,
+    failed_search,
+    rerank_response,
+    suggestions_of,
+)
 from server.credentials import PLAIN, Credentials
-from server.messages import EVENT_NUMBERS, facets_of, item_of, timestamp_message
+from server.messages import facets_of, history_message, item_of, user_event_message
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.status import violations_of
 
@@ -48,6 +60,20 @@ class SearchOptions(TypedDict, total=False):
     facets: Sequence[str | FacetSpec]  # what to count; a field alone is counted with the server's limit
     item_fields: Sequence[str]  # fields of Item to fetch besides its id; empty for all
     timeout_s: float | None  # deadline of this call
+
+
+class ShopperIds(TypedDict, total=False):
+    """Who asks; see ``SearchOptions``."""
+
+    user_id: str | None
+    visitor_id: str | None
+
+
+class ShopperOptions(ShopperIds, total=False):
+    """Who asks, and how long to wait; see ``SearchOptions``."""
+
+    events: Sequence[HistoryEvent] | None
+    timeout_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +210,9 @@ class TandemClient(Connection):
         Raises:
             TandemError: Of the type that the server raised.
         """
+        return _response(self._call(self._stub.Search, self._request(query, options), options.get("timeout_s")))
+
+    def _request(self, query: str, options: SearchOptions) -> search_pb2.SearchRequest:
         request = search_pb2.SearchRequest(
             query=query,
             user_id=options.get("user_id"),
@@ -195,7 +224,7 @@ class TandemClient(Connection):
         events = options.get("events")
         if events is not None:
             request.user_context.SetInParent()  # present even if empty: a shopper known to have no history
-            request.user_context.events.extend(_history_message(event) for event in events)
+            request.user_context.events.extend(history_message(event) for event in events)
         retrieval_depth, rerank_depth = options.get("retrieval_depth"), options.get("rerank_depth")
         if retrieval_depth is not None:
             request.params.retrieval_depth = retrieval_depth
@@ -206,7 +235,93 @@ class TandemClient(Connection):
             request.filter = wanted if isinstance(wanted, str) else render(wanted)
         request.facet_specs.extend(_facet_message(facet) for facet in options.get("facets", ()))
         request.read_mask.paths.extend(options.get("item_fields", ()))
-        return _response(self._call(self._stub.Search, request, options.get("timeout_s")))
+        return request
+
+    def suggest(
+        self, typed: str, *, page_size: int | None = None, **shopper: Unpack[ShopperIds]
+    ) -> tuple[Suggestion, ...]:
+        """Complete what is being typed; best first.
+
+        Args:
+            typed: So far, also nothing; a space at its end says that the last word is whole.
+            page_size: Suggestions wanted; the server's default is 10.
+            **shopper: Whose own searches come first.
+        Raises:
+            TandemError: Of the type that the server raised.
+        """
+        request = search_pb2.SuggestRequest(query=typed, page_size=page_size, **shopper)
+        return suggestions_of(self._call(self._stub.Suggest, request, None))
+
+    def batch_search(
+        self, searches: Sequence[tuple[str, SearchOptions]], *, timeout_s: float | None = None
+    ) -> tuple[SearchResponse | FailedSearch, ...]:
+        """Search several times in one call.
+
+        Args:
+            searches: Queries, each with what else is said of it; at most 20. Their own ``timeout_s`` does not count.
+            timeout_s: Deadline of this call, which they share.
+        Raises:
+            TandemError: Of the type that the server raised, if none is answered.
+        """
+        request = search_pb2.BatchSearchRequest(requests=[self._request(query, options) for query, options in searches])
+        response = self._call(self._stub.BatchSearch, request, timeout_s)
+        return tuple(
+            _response(result.response) if result.HasField("response") else failed_search(result.error)
+            for result in response.results
+        )
+
+    def rerank(self, query: str, item_ids: Sequence[str], **options: Unpack[ShopperOptions]) -> RerankResponse:
+        """Order given items for a query and a shopper.
+
+        Args:
+            query: What the shopper typed.
+            item_ids: At most 200.
+            **options: See ``ShopperOptions``; all may be left out.
+        Raises:
+            TandemError: Of the type that the server raised.
+        """
+        request = search_pb2.RerankRequest(
+            query=query, item_ids=item_ids, user_id=options.get("user_id"), visitor_id=options.get("visitor_id")
+        )
+        events = options.get("events")
+        if events is not None:
+            request.user_context.SetInParent()
+            request.user_context.events.extend(history_message(event) for event in events)
+        return rerank_response(self._call(self._stub.Rerank, request, options.get("timeout_s")))
+
+    def embed(
+        self, texts: Sequence[str], role: Literal["query", "item"], *, timeout_s: float | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Embed texts.
+
+        Args:
+            texts: At most 100.
+            role: As what they are read.
+            timeout_s: Deadline of this call.
+        Returns:
+            float32 (n, dim), L2-normalised.
+        Raises:
+            TandemError: Of the type that the server raised.
+        """
+        request = search_pb2.EmbedRequest(texts=texts, role=ROLE_NUMBERS[role])
+        return embeddings_of(self._call(self._stub.Embed, request, timeout_s))
+
+    def delete_user(
+        self, *, user_id: str | None = None, visitor_id: str | None = None, timeout_s: float | None = None
+    ) -> int:
+        """Forget everything that is remembered of a shopper.
+
+        Args:
+            user_id: The shopper who signed in.
+            visitor_id: The browser or device. One of the two is required; given both, both are forgotten.
+            timeout_s: Deadline of this call.
+        Returns:
+            How many events were removed.
+        Raises:
+            TandemError: Of the type that the server raised; calling again does no harm.
+        """
+        request = search_pb2.DeleteUserRequest(user_id=user_id, visitor_id=visitor_id)
+        return int(self._call(self._stub.DeleteUser, request, timeout_s).n_deleted)
 
     def record_events(
         self, events: Sequence[Event], *, visitor_id: str | None = None, timeout_s: float | None = None
@@ -220,7 +335,7 @@ class TandemClient(Connection):
         Raises:
             TandemError: Of the type that the server raised; no event is written then.
         """
-        request = search_pb2.RecordEventsRequest(events=[_event_message(event, visitor_id) for event in events])
+        request = search_pb2.RecordEventsRequest(events=[user_event_message(event, visitor_id) for event in events])
         response = self._call(self._stub.RecordEvents, request, timeout_s)
         return RecordEventsResponse(
             n_recorded=response.n_recorded,
@@ -274,29 +389,4 @@ def _facet_message(facet: str | FacetSpec) -> search_pb2.FacetSpec:
         limit=facet.limit,
         interval_bounds=facet.interval_bounds,
         excluded_filter_keys=facet.excluded_filter_keys,
-    )
-
-
-def _history_message(event: HistoryEvent) -> search_pb2.HistoryEvent:
-    return search_pb2.HistoryEvent(
-        type=EVENT_NUMBERS[event.type],
-        timestamp=timestamp_message(event.timestamp),
-        item_id=event.item_id,
-        query=event.query,
-    )
-
-
-def _event_message(event: Event, visitor_id: str | None) -> search_pb2.UserEvent:
-    return search_pb2.UserEvent(
-        type=EVENT_NUMBERS[event.type],
-        timestamp=timestamp_message(event.timestamp),
-        user_id=event.user_id,
-        visitor_id=visitor_id,
-        session_id=event.session_id,
-        item_id=event.item_id,
-        query=event.query,
-        search_id=event.search_id,
-        position=event.position,
-        price=event.price,
-        quantity=event.quantity,
     )

@@ -26,6 +26,7 @@ class ServerConfig(Section):
     tls_key: str | None = None  # its private key, PEM, without a password
     tls_client_ca: str | None = None  # PEM; with it callers need a certificate that one of these authorities signed
     api_keys: str | None = None  # file of `tandem keys`, from the store's folder; with it every call needs a key
+    follow_s: float = Field(default=5.0, gt=0)  # between looks at bundles/CURRENT, which another process may change
     log_level: Literal["debug", "info", "warning", "error"] = "info"  # from which level on a record is logged
     n_threads: int | None = Field(default=None, ge=1)  # of the models; default: one per core
 
@@ -55,10 +56,18 @@ class ServerConfig(Section):
     wedged_after_s: float = Field(default=10.0, gt=0, le=10)  # of one search, until the service counts as not ready
     drain_timeout_s: float = Field(default=10.0, ge=0)  # after SIGTERM, for the calls in flight
 
-    history_path: str = "history.sqlite3"  # relative to the store's folder
+    history_path: str = "history.sqlite3"  # of the SQLite file with the histories; relative to the store's folder
+    history_url: str | None = None  # redis://HOST:6379/0 or rediss://…: keep them there instead, for several machines
+    history_timeout_ms: float = Field(default=50.0, gt=0)  # for Redis to take a connection, and again to answer
     history_max_events: int = Field(default=200, ge=1)  # kept per shopper; the oldest go first
     history_ttl_days: float = Field(default=365.0, gt=0, le=36_500)  # age at which an event is forgotten
     max_events_per_request: int = Field(default=100, ge=1)  # of RecordEvents
+
+    default_suggestions: int = Field(default=10, ge=1)  # of Suggest, where a request names no number
+    max_suggestions: int = Field(default=50, ge=1)  # the most that a request may ask for
+    max_batch_searches: int = Field(default=20, ge=1)  # of BatchSearch
+    max_reranked_items: int = Field(default=200, ge=1)  # of Rerank; the cross-encoder reads them all if time allows
+    max_embedded_texts: int = Field(default=100, ge=1)  # of Embed
 
     max_items_per_update: int = Field(default=500, ge=1)  # of UpsertItems and DeleteItems
     max_live_items: int = Field(default=20_000, ge=1)  # changed since the served bundle was built; one more is refused
@@ -78,6 +87,7 @@ class ServerConfig(Section):
             ("rerank_depth", "max_rerank_depth"),
             ("default_page_size", "max_page_size"),
             ("default_facet_values", "max_facet_values"),
+            ("default_suggestions", "max_suggestions"),
         ):
             if getattr(self, name) > getattr(self, limit):
                 raise ValueError(

@@ -1,7 +1,8 @@
 """What shoppers did, remembered on disk: one SQLite file.
 
 An event is on disk (write-ahead log, fsync) before ``record`` returns. A shopper's history is bounded in length and
-age. Events are keyed by what they are, so that a call that is repeated after a lost answer changes nothing.
+age. Events are keyed by what they are, so that a call that is repeated after a lost answer changes nothing. Shoppers
+are kept under pseudonyms, and what is removed is overwritten.
 """
 
 import sqlite3
@@ -9,14 +10,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from corpus.errors import ArtefactError
 from corpus.events import EventType, HistoryEvent
+from server.histories import Recorded, ShopperEvent
+from server.pseudonyms import KEY_VARIABLE, Pseudonyms
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+LAST_WITHOUT_PSEUDONYMS = 1  # version of the schema that had the ids themselves
 BUSY_TIMEOUT_S = 1.0  # for another process, such as a backup, that holds the file
 PURGE_INTERVAL_S = 3600.0  # between removals of what has grown too old
 MICROSECOND = timedelta(microseconds=1)
@@ -39,30 +42,8 @@ CREATE TABLE events (
 ) WITHOUT ROWID;
 CREATE INDEX events_by_age ON events (at_us);
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShopperEvent:
-    """One event to be remembered."""
-
-    shopper: str
-    timestamp: datetime  # timezone-aware
-    type: EventType
-    item_id: str | None = None
-    query: str | None = None
-    session_id: str | None = None
-    search_id: str | None = None
-    position: int | None = None
-    price: float | None = None
-    quantity: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
-    """What became of a call's events."""
-
-    n_recorded: int
-    n_already_known: int
+# under which key the pseudonyms of a file are
+KEY_SCHEMA = "CREATE TABLE key (fingerprint TEXT NOT NULL)"
 
 
 class HistoryStore:
@@ -71,6 +52,7 @@ class HistoryStore:
     def __init__(
         self,
         path: Path,
+        pseudonyms: Pseudonyms,
         *,
         max_events: int = 200,
         ttl: timedelta = timedelta(days=365),
@@ -79,14 +61,16 @@ class HistoryStore:
         """Open the file, or create it, and remove what has grown too old.
 
         Args:
-            path: The file.
+            path: The file. One of the version that had no pseudonyms yet is given them.
+            pseudonyms: What shoppers are called in it.
             max_events: Kept per shopper; the oldest go first.
             ttl: Age at which an event is forgotten.
             now: The clock.
         Raises:
-            ArtefactError: If the file cannot be opened, or is not a history store of this version.
+            ArtefactError: If the file cannot be opened, or is not a history store of this version and key.
         """
         self._path = path
+        self._pseudonyms = pseudonyms
         self._max_events = max_events
         self._ttl = ttl
         self._now = now
@@ -103,14 +87,16 @@ class HistoryStore:
         """Write events; when this returns they are on disk. All are written, or none.
 
         Args:
-            events: Of any shoppers, in any order.
+            events: Of any shoppers, in any order; for those of a visitor who signed in see ``Histories``.
         Raises:
             ArtefactError: If the file cannot be written.
         """
+        name_of = self._pseudonyms.of
+        merges = {name_of(event.also): name_of(event.shopper) for event in events if event.also is not None}
         rows = [
             (
-                event.shopper,
-                _microseconds(event.timestamp),
+                name_of(event.shopper),
+                microseconds(event.timestamp),
                 event.type.value,
                 event.item_id or "",
                 event.query or "",
@@ -128,7 +114,12 @@ class HistoryStore:
                 before = self._writer.total_changes
                 self._writer.executemany("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
                 n_recorded = self._writer.total_changes - before
-                self._trim({event.shopper for event in events})
+                for visitor, shopper in merges.items():
+                    self._writer.execute(
+                        "UPDATE OR IGNORE events SET shopper = ? WHERE shopper = ?", (shopper, visitor)
+                    )
+                    self._writer.execute("DELETE FROM events WHERE shopper = ?", (visitor,))  # what both had
+                self._trim({row[0] for row in rows})
             if time.monotonic() - self._purged_at > PURGE_INTERVAL_S:
                 self._purge()
         return Recorded(n_recorded=n_recorded, n_already_known=len(rows) - n_recorded)
@@ -143,7 +134,7 @@ class HistoryStore:
             rows = self._reader.execute(
                 "SELECT at_us, type, item_id, query FROM events WHERE shopper = ? AND at_us > ? "
                 "ORDER BY at_us DESC LIMIT ?",
-                (shopper, self._oldest(), self._max_events),
+                (self._pseudonyms.of(shopper), self._oldest(), self._max_events),
             ).fetchall()
         return tuple(
             HistoryEvent(
@@ -155,6 +146,27 @@ class HistoryStore:
             for at_us, kind, item_id, query in rows
         )
 
+    def delete(self, shoppers: Sequence[str]) -> int:
+        """Remove everything that is kept of some shoppers; when this returns, no byte of it is left in the file.
+
+        Returns:
+            How many events were removed.
+        Raises:
+            ArtefactError: If the file cannot be written, or another process keeps reading its write-ahead log.
+        """
+        names = [(self._pseudonyms.of(shopper),) for shopper in shoppers]
+        with self._write_lock, self._read_lock, self._wrapping_errors():
+            with self._writer:
+                self._writer.execute("BEGIN IMMEDIATE")
+                before = self._writer.total_changes
+                self._writer.executemany("DELETE FROM events WHERE shopper = ?", names)
+                n_deleted = self._writer.total_changes - before
+            # secure_delete has overwritten the pages; the log still has them as they were
+            is_busy = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            if is_busy:
+                raise sqlite3.OperationalError("another process reads the file, whose log still holds what was deleted")
+        return n_deleted
+
     def close(self) -> None:
         """Close the file; a call that is being answered is waited for."""
         with self._write_lock, self._read_lock:
@@ -164,6 +176,7 @@ class HistoryStore:
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None)
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA secure_delete = ON")  # what is forgotten is overwritten with zeros
         return connection
 
     def _prepare(self) -> None:
@@ -176,12 +189,30 @@ class HistoryStore:
             if found == 0 and n_tables == 0:
                 for statement in SCHEMA.split(";\n"):
                     self._writer.execute(statement)
-                self._writer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                self._note_key()
+            elif found == LAST_WITHOUT_PSEUDONYMS:
+                self._writer.create_function("pseudonym", 1, self._pseudonyms.of, deterministic=True)
+                self._writer.execute("UPDATE events SET shopper = pseudonym(shopper)")
+                self._note_key()
             elif found != SCHEMA_VERSION:
                 raise ArtefactError(
                     f"expected a history store of version {SCHEMA_VERSION} at {self._path}, got version {found}; "
                     "name another file as server.history_path"
                 )
+            elif self._writer.execute("SELECT fingerprint FROM key").fetchone() != (self._pseudonyms.fingerprint,):
+                raise ArtefactError(
+                    f"expected the key that the history store {self._path} was written under, got another one; put "
+                    f"it back ({KEY_VARIABLE}, or without it the file {self._path.name}.key), or move the store away "
+                    "to begin with empty histories"
+                )
+        if found == LAST_WITHOUT_PSEUDONYMS:
+            self._writer.execute("VACUUM")  # pages that were given up still hold ids
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _note_key(self) -> None:
+        self._writer.execute(KEY_SCHEMA)
+        self._writer.execute("INSERT INTO key VALUES (?)", (self._pseudonyms.fingerprint,))
+        self._writer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _trim(self, shoppers: set[str]) -> None:
         for shopper in shoppers:
@@ -198,7 +229,7 @@ class HistoryStore:
         self._purged_at = time.monotonic()
 
     def _oldest(self) -> int:
-        return _microseconds(self._now() - self._ttl)
+        return microseconds(self._now() - self._ttl)
 
     @contextmanager
     def _wrapping_errors(self) -> Iterator[None]:
@@ -211,5 +242,6 @@ class HistoryStore:
             ) from exc
 
 
-def _microseconds(moment: datetime) -> int:
+def microseconds(moment: datetime) -> int:
+    """Return a timezone-aware time as microseconds since 1970."""
     return (moment - EPOCH) // MICROSECOND

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from corpus.events import EventType
+from corpus.events import Event, EventType, HistoryEvent
 from corpus.items import Item
 from retrieval.facets import Facet, FacetValue
 from server.pb.tandem.search.v1 import search_pb2
@@ -136,6 +136,33 @@ def facets_of(messages: Iterable[search_pb2.Facet]) -> tuple[Facet, ...]:
 def degradation_messages(degraded: Sequence[Degradation]) -> list[search_pb2.Degradation]:
     """Write what an answer lacks."""
     return [search_pb2.Degradation(reason=REASON_NUMBERS[d.reason], message=d.message) for d in degraded]
+
+
+def history_message(event: HistoryEvent) -> search_pb2.HistoryEvent:
+    """Write an event of a history that a search brings along."""
+    return search_pb2.HistoryEvent(
+        type=EVENT_NUMBERS[event.type],
+        timestamp=timestamp_message(event.timestamp),
+        item_id=event.item_id,
+        query=event.query,
+    )
+
+
+def user_event_message(event: Event, visitor_id: str | None) -> search_pb2.UserEvent:
+    """Write an event to be remembered."""
+    return search_pb2.UserEvent(
+        type=EVENT_NUMBERS[event.type],
+        timestamp=timestamp_message(event.timestamp),
+        user_id=event.user_id,
+        visitor_id=visitor_id,
+        session_id=event.session_id,
+        item_id=event.item_id,
+        query=event.query,
+        search_id=event.search_id,
+        position=event.position,
+        price=event.price,
+        quantity=event.quantity,
+    )
 
 
 _OPTIONAL_ITEM_FIELDS = ("description", "brand", "price", "currency", "in_stock", "image_uri")

@@ -5,6 +5,7 @@ Everything around it lives elsewhere: validation in ``requests.py``, threads, ad
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from retrieval.arrays import FloatArray, IntArray
 from retrieval.candidates import Candidates
 from retrieval.facets import Facet, count_facet
 from retrieval.filters import without
+from retrieval.row_set import RowSet
 from server.ranking import DegradationReason, Hit, RankedWindow, Ranking, Run, SearchTask
 from server.selection import Selection
 
@@ -95,6 +97,25 @@ class Pipeline:
             degraded=tuple(run.degraded),
             facets=facets,
         )
+
+    def order(self, task: SearchTask, rows: IntArray, run: Run) -> Ranking:
+        """Order given items as a search that finds exactly these would, whether or not they are in stock.
+
+        Args:
+            task: Query and shopper; depths, filter and facets are not heeded.
+            rows: int64 (n,) of the items, each once.
+            run: The clock; gathers timings and degradations.
+        Raises:
+            DeadlineExceeded: If the deadline passes before anything is known of the items.
+        """
+        run.check_time()
+        with run.stage("history"):
+            history = self._recall(task, run)
+        with run.stage("retrieve"):
+            these = RowSet.of(rows, self.bundle.columns.n_items)
+            candidates = self.bundle.retriever.retrieve(task.query, len(rows), allowed=these)
+        with run.stage("rerank"):
+            return self._rerank(replace(task, rerank_depth=len(rows)), history, candidates, run)
 
     def _count(self, task: SearchTask, rows: IntArray, run: Run) -> tuple[Facet, ...]:
         """Count facets over the candidates; for those that leave conditions out, over what would be found without."""

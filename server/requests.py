@@ -11,7 +11,7 @@ from corpus.events import EventType, HistoryEvent
 from corpus.queries import normalize_query
 from server.conditions import read_facets, read_filter
 from server.config import ServerConfig
-from server.history_store import ShopperEvent
+from server.histories import ShopperEvent
 from server.messages import EVENT_TYPES, Timestamped, moment
 from server.pb.tandem.search.v1 import search_pb2
 from server.ranking import SearchTask
@@ -200,6 +200,19 @@ def _shopper(message: Any, prefix: str, faults: _Faults) -> str | None:  # noqa:
     return None if visitor_id is None else f"visitor:{visitor_id}"
 
 
+def read_shoppers(message: Any) -> tuple[str, ...]:  # noqa: ANN401 - several messages
+    """Return the keys of all histories that a message's ``user_id`` and ``visitor_id`` name.
+
+    Raises:
+        InvalidRequest: If an id breaks its rule.
+    """
+    faults = _Faults()
+    user_id, visitor_id = (_identifier(message, name, "", faults) for name in ("user_id", "visitor_id"))
+    faults.check()
+    named = (("user", user_id), ("visitor", visitor_id))
+    return tuple(f"{kind}:{value}" for kind, value in named if value is not None)
+
+
 def _identifier(message: Any, name: str, prefix: str, faults: _Faults) -> str | None:  # noqa: ANN401
     """Return an optional id, None if it is absent or at fault."""
     if not message.HasField(name):
@@ -279,8 +292,10 @@ def _event(
     search_id = _identifier(event, "search_id", prefix, faults)
     if kind is None or shopper is None:
         return None
+    both = event.HasField("user_id") and event.HasField("visitor_id")
     return ShopperEvent(
         shopper=shopper,
+        also=f"visitor:{event.visitor_id}" if both else None,
         timestamp=timestamp,
         type=kind,
         item_id=item_id,

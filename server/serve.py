@@ -6,31 +6,36 @@ import logging
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from corpus.errors import ArtefactError, ConfigError, TandemError, VersionNotFound
+from corpus.errors import (
+    ActivationRefused,
+    ArtefactError,
+    ConfigError,
+    DeviceUnavailable,
+    TandemError,
+)
 from corpus.workspace import Workspace
-from indexer.bundle import Bundle, open_bundle
+from indexer.bundle import open_bundle
 from indexer.live_updates import LiveUpdates
 from indexer.publish import current_version
 from server.access import Access
+from server.activation import Activation
 from server.admin import IndexAdminService
 from server.config import ServerConfig, TandemConfig
 from server.health import ADMIN_SERVICE, SEARCH_SERVICE, Readiness
-from server.history_store import HistoryStore
+from server.histories import Histories, open_histories
 from server.listening import grpc_server, listen, probe
 from server.logs import configure_logging
 from server.metrics import Metrics, MetricsEndpoint
 from server.model_thread import ModelThread
 from server.observing import Observer, Observing
+from server.opening import open_current, warm
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.pipeline import Pipeline
-from server.ranking import Run, SearchTask
 from server.service import SearchService, Threads
 from server.wire import TolerantReading
 
@@ -63,7 +68,8 @@ async def serve(config: TandemConfig, workspace: Workspace) -> None:
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     await asyncio.to_thread(_pull, config, workspace)
-    server = await TandemServer.start(config.server, workspace)
+    activation = Activation(workspace, config.gate, config.bundle_store)
+    server = await TandemServer.start(config.server, workspace, activation)
     reloads: set[asyncio.Task[None]] = set()
 
     async def pull_and_reload() -> None:
@@ -97,11 +103,14 @@ class TandemServer:
         workspace: Workspace,
         pipeline: Pipeline,
         updates: LiveUpdates,
-        histories: HistoryStore,
+        histories: Histories,
+        activation: Activation,
         access: Access,
         tracing: "Tracing | None",
     ) -> None:
         """Join the parts; ``start`` makes them."""
+        self._activation = activation
+        self._tried = pipeline.bundle.manifest.version  # the last that was current and gone over to, or tried to be
         self._config = config
         self._workspace = workspace
         self._histories = histories
@@ -115,7 +124,7 @@ class TandemServer:
         self._updates = updates
         self._updating = ThreadPoolExecutor(1, thread_name_prefix="updates")  # alone touches the two above
         self._service = SearchService(pipeline.under(updates.bundle), histories, config, self._threads)
-        self._admin = IndexAdminService(updates, self._publish, workspace.bundles, config, self._updating)
+        self._admin = IndexAdminService(updates, self._publish, workspace.bundles, config, self._updating, self)
         self._following: asyncio.Task[None] | None = None
         self._readiness = Readiness(model, wedged_after_s=config.wedged_after_s)
         self._reloading = asyncio.Lock()
@@ -149,12 +158,15 @@ class TandemServer:
         self.metrics_address = ""  # likewise; stays empty where nobody is to read metrics
 
     @classmethod
-    async def start(cls, config: ServerConfig, workspace: Workspace) -> "TandemServer":
+    async def start(
+        cls, config: ServerConfig, workspace: Workspace, activation: Activation | None = None
+    ) -> "TandemServer":
         """Open the current bundle and the histories, warm the models, and listen.
 
         Args:
             config: Limits, defaults, and where to listen.
             workspace: The store.
+            activation: How another bundle becomes current; None: with a gate of default settings, and no mirror.
         Raises:
             ConfigError: If an address cannot be listened on, or a certificate or the API keys cannot be used.
             ArtefactError: If there is no current bundle, or it or the history store does not verify.
@@ -165,18 +177,16 @@ class TandemServer:
             probe(config.metrics_address, "server.metrics_address")
         access = Access(config, workspace.root)
         tracing = _tracing(config)
-        bundle = await asyncio.to_thread(_open_current, workspace.bundles, config)
-        histories = HistoryStore(
-            workspace.root / config.history_path,
-            max_events=config.history_max_events,
-            ttl=timedelta(days=config.history_ttl_days),
-        )
+        bundle = await asyncio.to_thread(open_current, workspace.bundles, config)
+        histories = await asyncio.to_thread(open_histories, config, workspace)
         try:
-            pipeline = await asyncio.to_thread(_warm, bundle, histories, config)
+            pipeline = await asyncio.to_thread(warm, bundle, histories, config)
             updates = await asyncio.to_thread(
                 LiveUpdates, bundle, workspace, max_changed=config.max_live_items, n_threads=config.n_threads
             )
-            server = cls(config, workspace, pipeline, updates, histories, access, tracing)
+            server = cls(
+                config, workspace, pipeline, updates, histories, activation or Activation(workspace), access, tracing
+            )
             shown, admin_shown = (access.tls.credentials(), access.tls.credentials()) if access.tls else (None, None)
             port = listen(server._server, config.address, "server.address", shown)
             admin_port = listen(server._admin_server, config.admin_address, "server.admin_address", admin_shown)
@@ -207,11 +217,58 @@ class TandemServer:
             ArtefactError: If it cannot be served; the old version goes on answering.
         """
         async with self._reloading:
-            current = await asyncio.to_thread(current_version, self._workspace.bundles)
-            if current != self.version:
-                bundle = await asyncio.to_thread(_open_current, self._workspace.bundles, self._config)
-                pipeline = await asyncio.to_thread(_warm, bundle, self._histories, self._config)
-                await asyncio.get_running_loop().run_in_executor(self._updating, self._swap, pipeline)
+            return await self._go_over_to_current()
+
+    async def _go_over_to_current(self) -> str:
+        current = await asyncio.to_thread(current_version, self._workspace.bundles)
+        self._tried = current or self._tried
+        if current != self.version:
+            bundle = await asyncio.to_thread(open_current, self._workspace.bundles, self._config)
+            await self._go_over(await asyncio.to_thread(warm, bundle, self._histories, self._config))
+        return self.version
+
+    async def _go_over(self, pipeline: Pipeline) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._updating, self._swap, pipeline)
+
+    async def activate(self, version: str, reason: str | None) -> str:
+        """Let the release gate judge a bundle, make it current, and let it answer all calls that begin from now on.
+
+        Args:
+            version: A finished bundle.
+            reason: Why the gate is not asked; None: it is.
+        Raises:
+            ActivationRefused: If the gate or a check refuses it, and what is served stays; or if the bundle store does
+                not take it, while this server goes over.
+        """
+        async with self._reloading:
+            try:
+                outcome = None if reason else await self._activation.judge(version)
+                if outcome is None or outcome.verdict != "refused":  # opened before anything points at it
+                    folder = self._workspace.bundles / version
+                    bundle = await asyncio.to_thread(open_bundle, folder, n_threads=self._config.n_threads)
+                    pipeline = await asyncio.to_thread(warm, bundle, self._histories, self._config)
+                await asyncio.to_thread(self._activation.publish, version, outcome, reason)
+            except (ArtefactError, DeviceUnavailable) as exc:
+                raise ActivationRefused(f"{exc}; {self.version} is still served") from exc
+            self._tried = version
+            if version != self.version:
+                await self._go_over(pipeline)
+            await asyncio.to_thread(self._activation.push, version)
+            return self.version
+
+    async def roll_back(self) -> str:
+        """Make the bundle current that was current before, and let it answer; the release gate is not asked.
+
+        Raises:
+            ActivationRefused: If there is none, or it cannot be served.
+        """
+        async with self._reloading:
+            try:
+                version = await asyncio.to_thread(self._activation.rollback)
+                await self._go_over_to_current()
+            except (ArtefactError, DeviceUnavailable) as exc:
+                raise ActivationRefused(f"{exc}; {self.version} is still served") from exc
+            await asyncio.to_thread(self._activation.push, version)
             return self.version
 
     def _swap(self, pipeline: Pipeline) -> None:
@@ -227,16 +284,30 @@ class TandemServer:
             self._service.pipeline = self._built.under(bundle)
 
     async def _follow(self) -> None:
-        """Take in what another server of this store was told, until cancelled."""
+        """Take in what another server of this store was told, and what was published, until cancelled."""
+        looked_at = time.monotonic()
         while True:
             await asyncio.sleep(FOLLOW_S)
             await asyncio.to_thread(self._access.follow)
+            if time.monotonic() - looked_at > self._config.follow_s:
+                looked_at = time.monotonic()
+                await self._follow_current()
             try:
                 await asyncio.get_running_loop().run_in_executor(self._updating, self._catch_up)
             except TandemError as exc:
                 logger.error("live updates of another server are missing: %s", exc)
             except Exception as exc:  # the next look may succeed
                 logger.error("live updates of another server are missing", exc_info=exc)
+
+    async def _follow_current(self) -> None:
+        """Go over to what was published; what could not be served is tried again only when it is published again."""
+        try:
+            current = await asyncio.to_thread(current_version, self._workspace.bundles)
+        except TandemError as exc:
+            logger.error("still serving %s: %s", self.version, exc)
+            return
+        if current not in (None, self._tried) and not self._reloading.locked():
+            await self.try_reload()
 
     def _catch_up(self) -> None:
         if self._updates.follow():
@@ -306,23 +377,3 @@ def _pull(config: TandemConfig, workspace: Workspace) -> None:
         logger.info("bundle %s is what the bundle store says is current", version)
     except ArtefactError as exc:
         logger.error("nothing pulled, serving what is here: %s", exc)
-
-
-def _open_current(bundles: Path, config: ServerConfig) -> Bundle:
-    version = current_version(bundles)
-    if version is None:
-        raise VersionNotFound(
-            f"expected a published bundle in {bundles}, found none; run `tandem build` and `tandem publish` first"
-        )
-    return open_bundle(bundles / version, n_threads=config.n_threads)
-
-
-def _warm(bundle: Bundle, histories: HistoryStore, config: ServerConfig) -> Pipeline:
-    """Return a pipeline that has searched once, so that no shopper waits for lazy set-up."""
-    pipeline = Pipeline(bundle, histories, hide_out_of_stock=config.hide_out_of_stock)
-    bundle.items.row_of(bundle.items.item(0).item_id)  # makes the look-up, which a search without history never asks
-    task = SearchTask(
-        query=bundle.items.item(0).title, retrieval_depth=config.retrieval_depth, rerank_depth=config.rerank_depth
-    )
-    pipeline.search(task, Run(deadline=float("inf")))
-    return pipeline

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 import grpc
 
 from corpus.errors import (
+    ActivationRefused,
     ArtefactError,
     DeadlineExceeded,
     DeviceUnavailable,
@@ -24,8 +25,10 @@ from corpus.errors import (
     VersionNotFound,
 )
 from server.admission import Admission
+from server.call_requests import check_batch, read_deleted_shoppers, read_embed, read_rerank, read_suggest
+from server.calls import TEXTS_AT_A_TIME, Towers, model_versions_message, rerank, suggest
 from server.config import ServerConfig
-from server.history_store import HistoryStore
+from server.histories import Histories
 from server.messages import degradation_messages, facet_messages, result_messages
 from server.observing import observe
 from server.page_tokens import KeptAnswers, page_token
@@ -47,11 +50,12 @@ CODES: tuple[tuple[type[TandemError], grpc.StatusCode], ...] = (
     (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (VersionNotFound, grpc.StatusCode.NOT_FOUND),
     (UpdatesRefused, grpc.StatusCode.FAILED_PRECONDITION),
+    (ActivationRefused, grpc.StatusCode.FAILED_PRECONDITION),
     (DeviceUnavailable, grpc.StatusCode.UNAVAILABLE),
     (TandemError, grpc.StatusCode.UNAVAILABLE),
 )
 # what these say is meant for callers; what the others say names paths and devices, and goes to the log
-PUBLIC = (InputError, DeadlineExceeded, Overloaded, UpdatesRefused)
+PUBLIC = (InputError, DeadlineExceeded, Overloaded, UpdatesRefused, ActivationRefused)
 UNAVAILABLE = "a part of the server cannot be used at present, and its log says which; try again later"
 INTERNAL = "unexpected error; the server's log says what happened"
 
@@ -126,11 +130,7 @@ class Answering:
         await self._fail(failure, context)
 
     async def _fail(self, failure: TandemError, context: Context) -> NoReturn:
-        code = next(code for kind, code in CODES if isinstance(failure, kind))
-        message = str(failure)
-        if not isinstance(failure, PUBLIC):
-            logger.error("call failed: %s", failure)
-            message = UNAVAILABLE
+        code, message = status_of(failure)
         trailer = details_trailer(
             code,
             message,
@@ -140,11 +140,20 @@ class Answering:
         await context.abort(code, message, trailer)
 
 
+def status_of(failure: TandemError) -> tuple[grpc.StatusCode, str]:
+    """Return code and message for the caller; what is not meant for callers goes to the log."""
+    code = next(code for kind, code in CODES if isinstance(failure, kind))
+    if isinstance(failure, PUBLIC):
+        return code, str(failure)
+    logger.error("call failed: %s", failure)
+    return code, UNAVAILABLE
+
+
 @refusing_the_rest
 class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
     """``tandem.search.v1.SearchService``."""
 
-    def __init__(self, pipeline: Pipeline, histories: HistoryStore, config: ServerConfig, threads: Threads) -> None:
+    def __init__(self, pipeline: Pipeline, histories: Histories, config: ServerConfig, threads: Threads) -> None:
         """Serve a pipeline.
 
         Args:
@@ -160,7 +169,9 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
         self._answers = KeptAnswers(ttl_s=config.page_ttl_s, max_answers=config.max_ranked_windows)
         self._searches = Admission(config.max_waiting_searches)
         self._writes = Admission(config.max_waiting_searches)
-        self.queues = {"search": self._searches, "events": self._writes}
+        self._suggestions = Admission(config.max_waiting_searches)
+        self._towers = Towers(n_threads=config.n_threads)
+        self.queues = {"search": self._searches, "events": self._writes, "suggest": self._suggestions}
 
     async def Search(
         self, request: search_pb2.SearchRequest | Malformed, context: Context
@@ -173,6 +184,34 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
     ) -> search_pb2.RecordEventsResponse:
         """Write events."""
         return await self._answer(self._record_events, request, context)
+
+    async def Suggest(
+        self, request: search_pb2.SuggestRequest | Malformed, context: Context
+    ) -> search_pb2.SuggestResponse:
+        """Complete what is being typed."""
+        return await self._answer(self._suggest, request, context)
+
+    async def BatchSearch(
+        self, request: search_pb2.BatchSearchRequest | Malformed, context: Context
+    ) -> search_pb2.BatchSearchResponse:
+        """Answer several searches."""
+        return await self._answer(self._batch_search, request, context)
+
+    async def Rerank(
+        self, request: search_pb2.RerankRequest | Malformed, context: Context
+    ) -> search_pb2.RerankResponse:
+        """Order given items."""
+        return await self._answer(self._rerank, request, context)
+
+    async def Embed(self, request: search_pb2.EmbedRequest | Malformed, context: Context) -> search_pb2.EmbedResponse:
+        """Embed texts."""
+        return await self._answer(self._embed, request, context)
+
+    async def DeleteUser(
+        self, request: search_pb2.DeleteUserRequest | Malformed, context: Context
+    ) -> search_pb2.DeleteUserResponse:
+        """Forget a shopper."""
+        return await self._answer(self._delete_user, request, context)
 
     async def _search(self, request: search_pb2.SearchRequest, run: Run) -> search_pb2.SearchResponse:
         call = read_search(request, self._config, now=datetime.now(UTC))
@@ -221,6 +260,52 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
             n_already_known=recorded.n_already_known,
             unknown_item_ids=[item_id for item_id in named if row_of(item_id) is None],
         )
+
+    async def _suggest(self, request: search_pb2.SuggestRequest, run: Run) -> search_pb2.SuggestResponse:
+        call = read_suggest(request, self._config)
+        bundle = self.pipeline.bundle
+        with self._suggestions.admit():  # not behind searches: it keeps pace with typing
+            return await in_thread(self._threads.disk, run, suggest, bundle, self._histories, call)
+
+    async def _batch_search(self, request: search_pb2.BatchSearchRequest, run: Run) -> search_pb2.BatchSearchResponse:
+        check_batch(request, self._config)
+        # each takes a place and a turn of its own, so that a batch keeps nobody waiting longer than a single search
+        results = await asyncio.gather(*(self._one_of_batch(each, run.deadline) for each in request.requests))
+        return search_pb2.BatchSearchResponse(results=results)
+
+    async def _one_of_batch(self, request: search_pb2.SearchRequest, deadline: float) -> search_pb2.BatchSearchResult:
+        try:
+            return search_pb2.BatchSearchResult(response=await self._search(request, Run(deadline=deadline)))
+        except TandemError as exc:
+            code, message = status_of(exc)
+            fields = [violation.field for violation in _violations(exc)]
+        except Exception as exc:  # the others of the batch have their answers
+            logger.error("unexpected error", exc_info=exc)
+            code, message, fields = grpc.StatusCode.INTERNAL, INTERNAL, []
+        error = search_pb2.BatchSearchError(code=code.value[0], message=message, fields=fields)
+        return search_pb2.BatchSearchResult(error=error)
+
+    async def _rerank(self, request: search_pb2.RerankRequest, run: Run) -> search_pb2.RerankResponse:
+        call = read_rerank(request, self._config, now=datetime.now(UTC))
+        pipeline = self.pipeline
+        with self._searches.admit():
+            return await in_thread(self._threads.model, run, rerank, pipeline, call, run)
+
+    async def _embed(self, request: search_pb2.EmbedRequest, run: Run) -> search_pb2.EmbedResponse:
+        call = read_embed(request, self._config)
+        bundle = self.pipeline.bundle
+        embeddings: list[search_pb2.Embedding] = []
+        with self._searches.admit():
+            for begin in range(0, len(call.texts), TEXTS_AT_A_TIME):
+                texts = call.texts[begin : begin + TEXTS_AT_A_TIME]
+                embeddings += await in_thread(self._threads.model, run, self._towers.embed, bundle, texts, call.role)
+        return search_pb2.EmbedResponse(embeddings=embeddings, model_versions=model_versions_message(bundle.manifest))
+
+    async def _delete_user(self, request: search_pb2.DeleteUserRequest, run: Run) -> search_pb2.DeleteUserResponse:
+        shoppers = read_deleted_shoppers(request)
+        with self._writes.admit():
+            n_deleted = await in_thread(self._threads.disk, run, self._histories.delete, shoppers)
+        return search_pb2.DeleteUserResponse(n_deleted=n_deleted)
 
 
 def _first_page(pipeline: Pipeline, call: SearchCall, run: Run) -> tuple[RankedWindow, tuple[Hit, ...]]:

@@ -42,6 +42,31 @@ def test_a_built_bundle_opens_and_both_stages_answer(built_workspace):
     assert np.isfinite(reranked.scores).all()
 
 
+def test_a_bundle_suggests_what_enough_shoppers_typed_and_knows_no_other_query(built_workspace):
+    workspace, report = built_workspace
+    typed: dict[str, set[str]] = {}
+    for split in ("train", "valid", "test"):
+        for example in Prepared(workspace.data).examples(split):
+            typed.setdefault(example.query, set()).update({example.user_id} - {None})
+    bundle = open_bundle(workspace.bundles / "v1")
+    enough = {query for query, shoppers in typed.items() if len(shoppers) >= BUILD.suggestion_shoppers}
+    assert 0 < len(enough) < len(typed)
+    assert {suggestion.query for suggestion in bundle.suggestions.complete("", 1000)} == enough
+    assert "suggestions.json" in report.manifest.files
+    content = (workspace.bundles / "v1" / "suggestions.json").read_text()
+    assert not [query for query in typed.keys() - enough if f'"{query}"' in content]
+
+
+def test_a_bundle_that_was_built_before_there_were_suggestions_has_none(built_workspace, tmp_path):
+    workspace, report = built_workspace
+    old = tmp_path / "v1"
+    shutil.copytree(workspace.bundles / "v1", old)
+    (old / "suggestions.json").unlink()
+    files = {name: entry for name, entry in report.manifest.files.items() if name != "suggestions.json"}
+    (old / "manifest.json").write_bytes(report.manifest.model_copy(update={"files": files}).render())
+    assert open_bundle(old).suggestions.complete("", 10) == []
+
+
 def test_opening_a_bundle_changes_nothing_in_it(built_workspace):
     workspace, _ = built_workspace
     open_bundle(workspace.bundles / "v1")

@@ -34,6 +34,7 @@ CONFIG = ServerConfig(
     metrics_address="127.0.0.1:0",
     default_timeout_ms=60_000,
     n_threads=1,
+    follow_s=3600,  # only tests about following should see a server go over by itself
 )
 
 
@@ -60,7 +61,10 @@ def store(tiny_items: ItemTable, tiny_encoder_folder: Path, tiny_bert_folder: Pa
     found = build_retriever(prepared.items, workspace.retrievers / "v1", retriever, workspace.embeddings)
     train_reranker(prepared, found, reranker, workspace.rerankers / "v1", retriever_fingerprint=first_stage.fingerprint)
     build_bundle(
-        workspace, retriever, reranker, BuildConfig(reranker_precision="fp32", n_calibration=8, n_recall_queries=8)
+        workspace,
+        retriever,
+        reranker,
+        BuildConfig(reranker_precision="fp32", n_calibration=8, n_recall_queries=8, suggestion_shoppers=2),
     )
     publish(workspace.bundles)
     return workspace

@@ -191,11 +191,6 @@ def test_calls_are_bounded(stub):
     }
 
 
-def test_what_is_not_served_says_so(stub):
-    with pytest.raises(grpc.RpcError, match=r"IndexAdminService\.RollbackVersion is not served by this version"):
-        stub.RollbackVersion(pb.RollbackVersionRequest())
-
-
 def test_versions_are_listed_newest_first_page_by_page(own_store, serving):
     copy_bundle(own_store, "v1", "v2")
     copy_bundle(own_store, "v1", "v3")

@@ -66,7 +66,7 @@ def test_every_field_of_an_event_arrives(client, shared_server):
         shared_server[0]
         ._histories._reader.execute(
             "SELECT type, query, item_id, session_id, position, search_id, price, quantity FROM events "
-            "WHERE shopper = 'user:client-test'"
+            "WHERE session_id = 's' AND search_id = 'q'"
         )
         .fetchone()
     )

@@ -335,7 +335,17 @@ def test_any_message_is_either_read_or_refused_as_input(data):
 
 
 @pytest.mark.parametrize(
-    "message", [pb.SearchRequest, pb.SearchParams, pb.FacetSpec, pb.UserEvent], ids=lambda m: m.DESCRIPTOR.name
+    "message",
+    [
+        pb.SearchRequest,
+        pb.SearchParams,
+        pb.FacetSpec,
+        pb.UserEvent,
+        pb.SuggestRequest,
+        pb.RerankRequest,
+        pb.EmbedRequest,
+    ],
+    ids=lambda m: m.DESCRIPTOR.name,
 )
 def test_the_api_page_names_every_field_of_a_request(message):
     page = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")

@@ -435,12 +435,14 @@ class BatchSearchResult(_message.Message):
     def __init__(self, response: _Optional[_Union[SearchResponse, _Mapping]] = ..., error: _Optional[_Union[BatchSearchError, _Mapping]] = ...) -> None: ...
 
 class BatchSearchError(_message.Message):
-    __slots__ = ("code", "message")
+    __slots__ = ("code", "message", "fields")
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    FIELDS_FIELD_NUMBER: _ClassVar[int]
     code: int
     message: str
-    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+    fields: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ..., fields: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RerankRequest(_message.Message):
     __slots__ = ("query", "user_id", "user_context", "visitor_id", "item_ids")
@@ -471,14 +473,22 @@ class RerankResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[RerankResult, _Mapping]]] = ..., unknown_item_ids: _Optional[_Iterable[str]] = ..., index_version: _Optional[str] = ..., model_versions: _Optional[_Union[ModelVersions, _Mapping]] = ..., degraded: _Optional[_Iterable[_Union[Degradation, _Mapping]]] = ...) -> None: ...
 
 class RerankResult(_message.Message):
-    __slots__ = ("item_id", "rank", "score")
+    __slots__ = ("item_id", "rank", "score", "rerank_score", "click_probability", "cart_probability", "purchase_probability")
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
+    RERANK_SCORE_FIELD_NUMBER: _ClassVar[int]
+    CLICK_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    CART_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    PURCHASE_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     rank: int
     score: float
-    def __init__(self, item_id: _Optional[str] = ..., rank: _Optional[int] = ..., score: _Optional[float] = ...) -> None: ...
+    rerank_score: float
+    click_probability: float
+    cart_probability: float
+    purchase_probability: float
+    def __init__(self, item_id: _Optional[str] = ..., rank: _Optional[int] = ..., score: _Optional[float] = ..., rerank_score: _Optional[float] = ..., click_probability: _Optional[float] = ..., cart_probability: _Optional[float] = ..., purchase_probability: _Optional[float] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
     __slots__ = ("texts", "role")
@@ -547,10 +557,12 @@ class IndexVersion(_message.Message):
     def __init__(self, version: _Optional[str] = ..., state: _Optional[_Union[IndexVersionState, str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., n_items: _Optional[int] = ..., model_versions: _Optional[_Union[ModelVersions, _Mapping]] = ...) -> None: ...
 
 class ActivateVersionRequest(_message.Message):
-    __slots__ = ("version",)
+    __slots__ = ("version", "reason")
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     version: str
-    def __init__(self, version: _Optional[str] = ...) -> None: ...
+    reason: str
+    def __init__(self, version: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class ActivateVersionResponse(_message.Message):
     __slots__ = ("version",)

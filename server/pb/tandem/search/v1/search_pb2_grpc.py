@@ -84,43 +84,43 @@ class SearchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RecordEvents(self, request, context):
-        """Writes shoppers' events into their histories. When it answers, the events are on disk, and the next search of
-        those shoppers reads them. All events are written, or none; repeating a call changes nothing.
+        """Writes shoppers' events into their histories. When it answers, the events are kept, and the next search of those
+        shoppers reads them. All events are written, or none; repeating a call changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Suggest(self, request, context):
-        """Completes what a shopper is typing. Not served yet.
+        """Completes what a shopper is typing, from the shopper's own searches and from those that many shoppers made.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchSearch(self, request, context):
-        """Answers several searches in one call. Not served yet.
+        """Answers several searches in one call, each as if it had come alone: with an answer or an error of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Rerank(self, request, context):
-        """Orders given items for a query and a shopper. Not served yet.
+        """Orders given items for a query and a shopper, as a search that finds just these would.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Embed(self, request, context):
-        """Embeds texts with the towers of the retriever. Not served yet.
+        """Embeds texts with the towers of the retriever.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteUser(self, request, context):
-        """Forgets everything that is remembered of a shopper. Not served yet.
+        """Forgets everything that is remembered of a shopper. When it answers, it is gone from the history store.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -415,14 +415,16 @@ class IndexAdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ActivateVersion(self, request, context):
-        """Makes a bundle the one that is served. Not served yet.
+        """Makes a bundle the one that is served, if it verifies and the release gate lets it pass, which can take minutes: give
+        the call a long deadline. When it answers, every search that begins is answered from it. FAILED_PRECONDITION says
+        why it is refused; what is served stays.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RollbackVersion(self, request, context):
-        """Serves the bundle that was served before. Not served yet.
+        """Serves the bundle that was current before this one; called again, the one before that. No gate is asked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
