@@ -3,37 +3,28 @@
 import importlib.util
 import os
 import platform
+import resource
 import shutil
 import sys
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from corpus.errors import TandemError
-from server.cli.options import JsonOption, open_store, report_values
+from server.cli.options import JsonOption, report_values
+from server.cli.store_checks import Check, store_checks
 
-SERVING = ("faiss", "tantivy", "openvino", "tokenizers", "polars", "fsspec", "grpc", "grpc_health", "grpc_reflection")
+DISTRIBUTION = "tandem-search"
+MIN_FILE_HANDLES = 1024  # each connection of a caller takes one, besides some hundred of files and models
 TRAINING = ("torch", "transformers", "sentence_transformers", "nncf", "ir_measures", "accelerate", "tensorboard")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One thing that was looked at."""
-
-    name: str
-    ok: bool
-    found: str
-    remedy: str = ""
 
 
 def doctor(
     store: Annotated[Path | None, typer.Argument(help="Check this store too.")] = None, as_json: JsonOption = False
 ) -> None:
-    """Check the installation, and a store if one is named; say what to mend."""
-    checks = [*_installation(), *(_store(store) if store else ())]
+    """Check the installation, and a store if one is named; say what to mend, and exit with 1 if there is anything."""
+    checks = [*_installation(), *(store_checks(store) if store else ())]
     lines = [f"{'ok  ' if c.ok else 'MEND'}  {c.name:<22} {c.found}" + (f"  → {c.remedy}" * (not c.ok)) for c in checks]
     report_values(
         {c.name: {"ok": c.ok, "found": c.found, "remedy": c.remedy} for c in checks},
@@ -45,8 +36,9 @@ def doctor(
 
 
 def _installation() -> list[Check]:
-    missing = [name for name in SERVING if importlib.util.find_spec(name) is None]
+    unfit = _unfit_packages()
     training = [name for name in TRAINING if importlib.util.find_spec(name) is None]
+    n_handles = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     free_bytes = shutil.disk_usage(Path.cwd()).free
     return [
         Check(
@@ -54,9 +46,9 @@ def _installation() -> list[Check]:
         ),
         Check(
             name="serving libraries",
-            ok=not missing,
-            found=f"missing: {', '.join(missing)}" if missing else "all there",
-            remedy="pip install -c constraints.txt tandem-search",
+            ok=not unfit,
+            found=", ".join(unfit) or "all there, in versions that fit",
+            remedy="pip install -c constraints.txt .",
         ),
         Check(
             name="training libraries",
@@ -70,8 +62,35 @@ def _installation() -> list[Check]:
             remedy="keep exactly one of faiss-cpu and faiss-gpu: they overwrite each other",
         ),
         Check(name="processor", ok=True, found=f"{len(os.sched_getaffinity(0))} cores, {_instructions()}"),
+        Check(
+            name="file handles",
+            ok=n_handles >= MIN_FILE_HANDLES,
+            found=f"{n_handles:,} for a process",
+            remedy=f"ulimit -n {MIN_FILE_HANDLES * 64}, or LimitNOFILE in deploy/tandem.service",
+        ),
         Check(name="disk", ok=free_bytes > 2e9, found=f"{free_bytes / 1e9:.0f} GB free", remedy="free 2 GB"),
     ]
+
+
+def _unfit_packages() -> list[str]:
+    """Name the packages that the plain install needs and that are missing, or of a version that does not fit."""
+    from packaging.requirements import Requirement
+
+    try:
+        needed = [Requirement(line) for line in requires(DISTRIBUTION) or ()]
+    except PackageNotFoundError:
+        return [f"{DISTRIBUTION} is not installed"]
+    unfit = []
+    for need in needed:
+        if need.marker is not None and not need.marker.evaluate({"extra": ""}):
+            continue
+        # either build of FAISS does, and the check below counts them
+        found = _version(need.name) or (_version("faiss-gpu") if need.name == "faiss-cpu" else None)
+        if found is None:
+            unfit.append(f"{need.name} is missing")
+        elif not need.specifier.contains(found, prereleases=True):
+            unfit.append(f"{need.name} is {found}, expected {need.specifier}")
+    return unfit
 
 
 def _faiss() -> list[str]:
@@ -92,29 +111,3 @@ def _instructions() -> str:
         return "instruction sets unknown"
     names = [name for name in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8") if name in flags]
     return " ".join(names) if names else "no vector instructions known to help"
-
-
-def _store(store: Path) -> list[Check]:
-    try:
-        workspace, config = open_store(store, None)
-    except TandemError as exc:
-        return [Check(name="configuration", ok=False, found=str(exc), remedy="mend tandem.toml")]
-    checks = [Check(name="configuration", ok=True, found=str(workspace.config_path))]
-    try:
-        from corpus.live_log import read_changes
-        from indexer.bundle import open_bundle
-        from indexer.publish import current_version
-
-        current = current_version(workspace.bundles)
-        if current is None:
-            remedy = f"tandem run {store}"
-            return [*checks, Check(name="bundle", ok=False, found="none is published", remedy=remedy)]
-        bundle = open_bundle(workspace.bundles / current)
-        found = f"{current}, {len(bundle.items):,} items, verified"
-        checks.append(Check(name="bundle", ok=True, found=found))
-        n_changes = len(read_changes(workspace.live, after=bundle.manifest.live_sequence))
-        checks.append(Check(name="live updates", ok=True, found=f"{n_changes:,} calls since {current} was built"))
-    except TandemError as exc:
-        checks.append(Check(name="bundle", ok=False, found=str(exc), remedy="tandem rollback, or build and publish"))
-    checks.append(Check(name="server address", ok=True, found=config.server.address))
-    return checks
