@@ -18,7 +18,9 @@ import numpy as np
 from corpus.errors import ArtefactError
 from corpus.events import HistoryEvent
 from rerank.blend_info import FIRST_FILE, SECOND_FILE, BlendInfo, read_blend_info
+from rerank.explanation import explain_trees
 from rerank.features import FEATURES, RERANK_FEATURES, FeatureExtractor, rerank_features
+from rerank.parts import Parts, add_parts
 from retrieval.arrays import FloatArray
 from retrieval.candidates import Candidates
 
@@ -66,6 +68,18 @@ class Blend:
             float32 (n,), higher is better.
         """
         return first + predict(self._second, np.hstack([features, rerank_features(rerank_scores)]))
+
+    def explain(self, features: FloatArray, rerank_scores: FloatArray | None) -> Parts:
+        """Return what each group of features added to the scores: ``first``'s alone, or ``final``'s.
+
+        Args:
+            features: float32 (n, ``len(FEATURES)``).
+            rerank_scores: float32 (n,), NaN where the cross-encoder read nothing; None: it has not spoken.
+        """
+        first = explain_trees(self._first, features)
+        if rerank_scores is None:
+            return first
+        return add_parts(first, explain_trees(self._second, np.hstack([features, rerank_features(rerank_scores)])))
 
     def with_extractor(self, extractor: FeatureExtractor) -> "Blend":
         """Return the same models over other tables."""
