@@ -1,5 +1,6 @@
 import sqlite3
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -173,3 +174,8 @@ def test_threads_may_write_and_read_at_once(path):
     assert failures == []
     assert len(store.history("user:ada")) == 80
     store.close()
+
+
+def test_the_visit_of_an_event_is_remembered(store):
+    store.record([replace(click("user:ada", "i-1"), session_id="s-1")])
+    assert [remembered.session_id for remembered in store.history("user:ada")] == ["s-1"]
