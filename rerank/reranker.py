@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from rerank.heads import N_HEADS
 from rerank.history import item_names
 from rerank.inputs import PassageTokens, TokenArray
 from rerank.model_info import RerankerModelInfo
-from rerank.parts import Parts, take_parts
+from rerank.parts import PartsOf, reordered, take_parts
 from rerank.scorer import Pairs, PairScorer, open_scorer, open_torch_scorer, read_info
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.candidates import Candidates
@@ -48,7 +49,7 @@ class Reranked:
     probabilities: FloatArray  # (n, 3) of click, cart and purchase; NaN where it read nothing or nobody knows
     n_scored: int  # candidates that the cross-encoder read
     degraded: str | None  # DEADLINE, FAILED or None
-    parts: Parts | None = None  # what made up each score, if that was asked for and there was time
+    parts_of: PartsOf | None = None  # what made up the scores, by positions here, if that was asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,33 +134,27 @@ class Reranker:
             candidates: What retrieval found, best first.
             depth: How many of them the cross-encoder may read; None: all.
             deadline: When to be done, on the clock of ``time.monotonic``; None takes the time it needs.
-            explain: Also tell what made up each score, if there is time left after reading.
+            explain: Also tell what made up the scores.
         Returns:
             All candidates, ordered, with the reason in ``degraded`` if the cross-encoder read fewer than it might.
         """
         if self.blend is None:
             read = self._read(query, history, candidates.rows[:depth], deadline)
-            return self._joined(candidates, read, explain=explain and self._has_time(deadline))
+            return self._joined(candidates, read, explain=explain)
         try:
             features = self.blend.features(query, history, candidates)
             first = self.blend.first(features)  # (n,)
         except Exception:  # broken trees must not fail the search, either
             logger.exception("the blend failed; the cross-encoder orders without it")
             read = self._read(query, history, candidates.rows[:depth], deadline)
-            joined = self._joined(candidates, read, explain=explain and self._has_time(deadline))
-            return replace(joined, degraded=FAILED)
+            return replace(self._joined(candidates, read, explain=explain), degraded=FAILED)
         best = np.argsort(-first, kind="stable")[:depth]
         read = self._read(query, history, candidates.rows[best], deadline)
         scores = np.full(len(candidates), np.nan, dtype=np.float32)
         scores[best] = read.scores
         final = self.blend.final(first, features, scores) if read.n else first
-        parts = (
-            self.blend.explain(features, scores if read.n else None) if explain and self._has_time(deadline) else None
-        )
-        return self._reranked(np.argsort(-final, kind="stable"), final, best, read, parts)
-
-    def _has_time(self, deadline: float | None) -> bool:
-        return deadline is None or self.clock() < deadline
+        parts_of = self.blend.explain(features, scores if read.n else None) if explain else None
+        return self._reranked(np.argsort(-final, kind="stable"), final, best, read, parts_of)
 
     def score(self, query: str, history: Sequence[HistoryEvent], rows: IntArray) -> FloatArray:
         """Let the cross-encoder read some items, however long it takes; float32 (n,).
@@ -246,15 +241,15 @@ class Reranker:
             order[: read.n] = np.argsort(-final[: read.n], kind="stable")
             if read.n < n:
                 final[read.n :] = final[: read.n].min() + (retrieval[read.n :] - retrieval[read.n])
-        parts = None
+        parts_of = None
         if explain:
             scores = np.full(n, np.nan, dtype=np.float32)
             scores[: len(read.scores)] = read.scores
-            parts = explain_sum(candidates, scores, final, self.score_weights, read.n)
-        return self._reranked(order, final, np.arange(len(read.scores)), read, parts)
+            parts_of = partial(take_parts, explain_sum(candidates, scores, final, self.score_weights, read.n))
+        return self._reranked(order, final, np.arange(len(read.scores)), read, parts_of)
 
     def _reranked(
-        self, order: IntArray, final: FloatArray, places: IntArray, read: _Read, parts: Parts | None
+        self, order: IntArray, final: FloatArray, places: IntArray, read: _Read, parts_of: PartsOf | None
     ) -> Reranked:
         """Put an answer together; ``places`` are the positions of the items that were to be read."""
         logits = np.full((len(order), N_HEADS), np.nan, dtype=np.float32)
@@ -267,7 +262,7 @@ class Reranker:
             probabilities=self.scorer.probabilities(logits[order]),
             n_scored=read.n,
             degraded=read.degraded,
-            parts=None if parts is None else take_parts(parts, order),
+            parts_of=None if parts_of is None else reordered(parts_of, order),
         )
 
 

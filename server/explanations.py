@@ -38,8 +38,8 @@ def contributions(parts: Parts | None, place: int, *, is_pinned: bool) -> tuple[
     """Return what made up the score of one result, strongest first; what added nothing is left out.
 
     Args:
-        parts: Of the ranking; None: it is not to be explained.
-        place: Of the result, from 0.
+        parts: Of a page; None: it is not to be explained.
+        place: Of the result on it, from 0.
         is_pinned: Whether the request put it there.
     """
     if parts is None:

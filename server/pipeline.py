@@ -6,6 +6,7 @@ Everything around it lives elsewhere: validation in ``requests.py``, threads, ad
 import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from corpus.events import HistoryEvent
 from indexer.bundle import Bundle
 from rerank.heads import N_HEADS
-from rerank.parts import Parts
+from rerank.parts import Parts, PartsOf, take_parts
 from rerank.reranker import FAILED
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.candidates import Candidates
@@ -103,6 +104,9 @@ class Pipeline:
             ranking = self._rerank(task, history, candidates, source, run)
         ranking, no_match = self._cut(task, ranking, pins.values(), run)
         ranking = arrange(ranking, task.wishes, self.bundle.columns, pins, self.bundle.retriever.vectors_of)
+        if task.explain and not run.has_time():
+            run.degrade(DegradationReason.DEADLINE, "there was no time to explain the results")
+            ranking = replace(ranking, parts_of=None)
         manifest = self.bundle.manifest
         return RankedWindow(
             ranking=ranking,
@@ -178,14 +182,15 @@ class Pipeline:
         self, task: SearchTask, history: Sequence[HistoryEvent], candidates: Candidates, source: Source, run: Run
     ) -> Ranking:
         """Order the candidates by the second stage; without one, as retrieval did."""
-        unread = _as_retrieved(candidates, source.explain(candidates) if task.explain else None)
+        unread = _as_retrieved(candidates, partial(take_parts, source.explain(candidates)) if task.explain else None)
         reranker = self.bundle.reranker
         depth = min(task.rerank_depth, len(candidates))
         if reranker is None or depth == 0 or not task.query:  # the second stage learned from searches with a query
             return unread
         try:
+            deadline = run.midway if task.explain else run.deadline  # explaining takes time of its own
             reranked = reranker.rerank(
-                task.query, history, candidates, depth=depth, deadline=run.deadline, explain=task.explain
+                task.query, history, candidates, depth=depth, deadline=deadline, explain=task.explain
             )
         except Exception as exc:  # the order of retrieval is the floor
             logger.error("reranker failed", exc_info=exc)
@@ -195,8 +200,6 @@ class Pipeline:
             run.degrade(DegradationReason.RERANKER_FAILED, RERANKER_FAILED)
         elif reranked.degraded is not None:
             run.degrade(DegradationReason.DEADLINE, _no_time(reranked.n_scored, depth))
-        if task.explain and reranked.parts is None:
-            run.degrade(DegradationReason.DEADLINE, "there was no time to explain the results")
         ordered = candidates.take(reranked.order)
         return Ranking(
             rows=ordered.rows,
@@ -207,7 +210,7 @@ class Pipeline:
             behaviour=ordered.behaviour,
             rerank=reranked.rerank_scores,
             probabilities=reranked.probabilities,
-            parts=reranked.parts,
+            parts_of=reranked.parts_of,
         )
 
 
@@ -220,10 +223,13 @@ def present(window: RankedWindow, *, offset: int, page_size: int) -> tuple[Hit, 
         page_size: Results wanted; fewer come from the end of the window.
     """
     end = min(offset + page_size, len(window.ranking))
-    return tuple(_hit(window, position) for position in range(offset, end))
+    parts = None
+    if window.ranking.parts_of is not None and offset < end:
+        parts = window.ranking.parts_of(np.arange(offset, end))
+    return tuple(_hit(window, position, parts, position - offset) for position in range(offset, end))
 
 
-def _hit(window: RankedWindow, position: int) -> Hit:
+def _hit(window: RankedWindow, position: int, parts: Parts | None, place: int) -> Hit:
     ranking = window.ranking
     row = int(ranking.rows[position])
     click, cart, purchase = (_or_none(chance) for chance in ranking.probabilities[position])
@@ -239,11 +245,11 @@ def _hit(window: RankedWindow, position: int) -> Hit:
         click_probability=click,
         cart_probability=cart,
         purchase_probability=purchase,
-        explanation=contributions(ranking.parts, position, is_pinned=row in window.pinned),
+        explanation=contributions(parts, place, is_pinned=row in window.pinned),
     )
 
 
-def _as_retrieved(candidates: Candidates, parts: Parts | None) -> Ranking:
+def _as_retrieved(candidates: Candidates, parts_of: PartsOf | None) -> Ranking:
     return Ranking(
         rows=candidates.rows,
         scores=candidates.scores,
@@ -253,7 +259,7 @@ def _as_retrieved(candidates: Candidates, parts: Parts | None) -> Ranking:
         behaviour=candidates.behaviour,
         rerank=_unknown(len(candidates)),
         probabilities=_unknown(len(candidates), N_HEADS),
-        parts=parts,
+        parts_of=parts_of,
     )
 
 

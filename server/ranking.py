@@ -9,7 +9,7 @@ from enum import StrEnum
 from corpus.errors import DeadlineExceeded
 from corpus.events import HistoryEvent
 from corpus.items import Item, ItemTable
-from rerank.parts import Parts, take_parts
+from rerank.parts import PartsOf, added, reordered
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.facets import Facet, FacetSpec
 from retrieval.filters import Filter
@@ -67,7 +67,7 @@ class Ranking:
     behaviour: FloatArray  # (n,) 0 where no logged search like this one led to the item
     rerank: FloatArray  # (n,) NaN where the cross-encoder did not read the item
     probabilities: FloatArray  # (n, 3) of click, cart and purchase; NaN where unknown
-    parts: Parts | None = None  # what made up the scores, if that was asked for
+    parts_of: PartsOf | None = None  # what made up the scores, by position, if that was asked for
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -83,18 +83,18 @@ class Ranking:
             behaviour=self.behaviour[chosen],
             rerank=self.rerank[chosen],
             probabilities=self.probabilities[chosen],
-            parts=None if self.parts is None else take_parts(self.parts, chosen),
+            parts_of=None if self.parts_of is None else reordered(self.parts_of, chosen),
         )
 
-    def with_added(self, name: str, added: FloatArray) -> "Ranking":
+    def with_added(self, name: str, values: FloatArray) -> "Ranking":
         """Return the same items with something added to their scores, not yet reordered.
 
         Args:
             name: What is added, for the explanation.
-            added: float32 (n,).
+            values: float32 (n,).
         """
-        parts = None if self.parts is None else self.parts | {name: added}
-        return replace(self, scores=self.scores + added, parts=parts)
+        parts_of = None if self.parts_of is None else added(self.parts_of, name, values)
+        return replace(self, scores=self.scores + values, parts_of=parts_of)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +152,11 @@ class Run:
             yield
         finally:
             self.timings_ms[name] = (time.perf_counter() - started) * 1000
+
+    @property
+    def midway(self) -> float:
+        """When half of the time that is left will have passed; on the clock of the deadline."""
+        return (time.monotonic() + self.deadline) / 2
 
     def has_time(self) -> bool:
         """Tell whether the deadline lies ahead."""

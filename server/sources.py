@@ -16,7 +16,7 @@ from retrieval.candidates import Candidates
 from retrieval.row_set import RowSet
 from server.arrangement import ordered
 from server.ranking import SearchTask
-from server.wishes import Spelling
+from server.wishes import Order, Spelling
 
 MAX_HISTORY = 50  # events that are looked at, as many as the blend looks at
 
@@ -188,8 +188,12 @@ class BrowseSource:
         related = _share(np.bincount(others, values, columns.n_items)[rows].astype(np.float64))
         if related.any():
             scores = (scores + related) / 2
+        k = self._task.retrieval_depth
+        if self._task.wishes.order is Order.RELEVANCE and len(rows) > k:  # most need no sorting
+            likely = scores >= np.partition(scores, len(rows) - k)[len(rows) - k]
+            rows, scores, related = rows[likely], scores[likely], related[likely]
         relevance = np.lexsort((rows, -columns.updated_at[rows], -scores))  # numpy puts NaN last
-        wanted = ordered(rows[relevance], self._task.wishes.order, columns)[: self._task.retrieval_depth]
+        wanted = ordered(rows[relevance], self._task.wishes.order, columns)[:k]
         best = relevance[np.sort(wanted)]
         unknown = np.full(len(best), np.nan, dtype=np.float32)
         return Candidates(

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from corpus.columns import PATH_SEPARATOR
+from corpus.errors import BadFilter
+from retrieval.filters import And, FilterLimits
 from server.conditions import AddFault, read_filter
 from server.config import ServerConfig
 from server.identifiers import check_identifier
@@ -148,6 +150,13 @@ def _boosts(specs: Sequence[search_pb2.BoostSpec], config: ServerConfig, add_fau
             add_fault(prefix + "boost", f"expected -1 to 1, got {got}")
         elif condition is not None:
             boosts.append(Boost(condition=condition, boost=spec.boost))
+    if boosts:
+        limits = FilterLimits(terms=config.max_filter_terms, depth=config.max_filter_depth + 1)  # And is a level
+        try:
+            limits.check(And(*(boost.condition for boost in boosts)))
+        except BadFilter:
+            most = config.max_filter_terms
+            add_fault("boost_specs", f"expected at most {most} comparisons in all conditions, got more; shorten them")
     return tuple(boosts)
 
 

@@ -1,12 +1,16 @@
+from functools import partial
+
 import numpy as np
 import pytest
 
 from rerank.blend import Blend
 from rerank.explanation import GROUPS, explain_sum, explain_trees
 from rerank.features import FEATURES, RERANK_FEATURES
-from rerank.parts import add_parts, take_parts
+from rerank.parts import add_parts, added, reordered, take_parts
 from tests.rerank.scripted import candidates
 from tests.rerank.test_reranker_with_blend import Trees
+
+EVERY = np.arange(20)
 
 
 def total(parts: dict[str, np.ndarray]) -> np.ndarray:
@@ -25,19 +29,21 @@ def features(tiny_blend: Blend, word_retriever) -> np.ndarray:
 
 def test_the_parts_of_a_blend_sum_to_its_scores(tiny_blend, features):
     first = tiny_blend.first(features)
-    np.testing.assert_allclose(total(tiny_blend.explain(features, None)), first, atol=1e-5)
+    np.testing.assert_allclose(total(tiny_blend.explain(features, None)(EVERY)), first, atol=1e-5)
     rerank = np.where(np.arange(20) < 8, np.linspace(-1, 1, 20), np.nan).astype(np.float32)
     final = tiny_blend.final(first, features, rerank)
-    parts = tiny_blend.explain(features, rerank)
+    parts = tiny_blend.explain(features, rerank)(EVERY)
     np.testing.assert_allclose(total(parts), final, atol=1e-5)
     assert set(parts) == {*GROUPS, "base"}
     assert np.ptp(parts["base"]) == 0
     assert not np.allclose(final, first)
+    some = tiny_blend.explain(features, rerank)(np.array([9, 3]))  # gaps and ranks are those among all
+    np.testing.assert_allclose(total(some), final[[9, 3]], atol=1e-5)
 
 
 def test_each_part_is_the_sum_of_its_features_contributions(tiny_blend, features):
     each = tiny_blend._first.predict(features, pred_contrib=True, num_threads=1)
-    parts = tiny_blend.explain(features, None)
+    parts = tiny_blend.explain(features, None)(EVERY)
     places = [FEATURES.index(name) for name in ("dense", "dense_gap")]
     np.testing.assert_allclose(parts["meaning"], each[:, places].sum(axis=1), atol=1e-6)
     np.testing.assert_allclose(parts["words"], each[:, FEATURES.index("lexical")], atol=1e-6)
@@ -64,31 +70,35 @@ def test_the_parts_of_a_weighted_sum_by_hand():
 
 def test_parts_add_up_and_follow_their_candidates():
     one, two = np.array([1.0, 2.0], dtype=np.float32), np.array([10.0, 20.0], dtype=np.float32)
-    added = add_parts({"a": one, "b": one}, {"b": two, "c": two})
-    assert {name: values.tolist() for name, values in added.items()} == {"a": [1, 2], "b": [11, 22], "c": [10, 20]}
-    assert take_parts(added, np.array([1]))["b"].tolist() == [22]
+    summed = add_parts({"a": one, "b": one}, {"b": two, "c": two})
+    assert {name: values.tolist() for name, values in summed.items()} == {"a": [1, 2], "b": [11, 22], "c": [10, 20]}
+    assert take_parts(summed, np.array([1]))["b"].tolist() == [22]
 
 
-@pytest.mark.parametrize("deadline", [None, 1e9, 0.0])
+def test_parts_are_told_in_another_order_and_with_one_more():
+    values = {"a": np.array([1.0, 2.0, 3.0], dtype=np.float32)}
+    told = added(reordered(partial(take_parts, values), np.array([2, 0])), "b", np.array([10, 20]))
+    assert {name: part.tolist() for name, part in told(np.array([1, 0])).items()} == {"a": [1, 3], "b": [20, 10]}
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.3])
-def test_a_reranker_explains_its_scores_if_there_is_time(build, weight, deadline):
-    answer = build(float, weight=weight)[0].rerank(
-        "red shoe", (), candidates(40), depth=10, deadline=deadline, explain=True
-    )
-    if deadline == 0.0:
-        assert answer.parts is None
-    else:
-        assert answer.parts is not None
-        np.testing.assert_allclose(total(answer.parts), answer.scores, rtol=1e-5, atol=1e-5)
-        assert np.isnan(answer.rerank_scores[-1])
-        assert answer.parts["unread"][-1] != 0
+def test_a_reranker_explains_its_scores(build, weight):
+    answer = build(float, weight=weight)[0].rerank("red shoe", (), candidates(40), depth=10, explain=True)
+    assert answer.parts_of is not None
+    parts = answer.parts_of(np.arange(40))
+    np.testing.assert_allclose(total(parts), answer.scores, rtol=1e-5, atol=1e-5)
+    assert parts["unread"][-1] != 0
+    assert parts["rerank"][0] == answer.rerank_scores[0] == 9
+    np.testing.assert_array_equal(answer.parts_of(np.array([3, 1]))["rerank"], parts["rerank"][[3, 1]])
 
 
 def test_a_reranker_under_a_blend_explains_the_blends_scores(build, tiny_blend, word_retriever):
     found = word_retriever.retrieve("running shoe", 30)
     reranker = build(float, blend=tiny_blend)[0]
-    answer = reranker.rerank("running shoe", (), found, depth=8, explain=True)
-    assert answer.parts is not None
-    np.testing.assert_allclose(total(answer.parts), answer.scores, rtol=1e-5, atol=1e-5)
-    assert set(answer.parts) == {*GROUPS, "base"}
-    assert reranker.rerank("running shoe", (), found, depth=8).parts is None
+    for depth in (8, 0):
+        answer = reranker.rerank("running shoe", (), found, depth=depth, explain=True)
+        assert answer.parts_of is not None
+        parts = answer.parts_of(np.arange(30))
+        np.testing.assert_allclose(total(parts), answer.scores, rtol=1e-5, atol=1e-5)
+        assert ("rerank" in parts) == (depth > 0)
+    assert reranker.rerank("running shoe", (), found, depth=8).parts_of is None

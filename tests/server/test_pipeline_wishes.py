@@ -1,5 +1,6 @@
 """What a search may ask of the order, from the first stage to the page."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from retrieval.filters import Comparison
 from server.pipeline import Pipeline, present
 from server.ranking import DegradationReason
 from server.wishes import Boost, Diversity, Order, Pin, Spelling, Wishes
-from tests.server.test_pipeline import HISTORY, Blended, Histories, endless, ids, task
+from tests.server.test_pipeline import HISTORY, Blended, Histories, LateRun, endless, ids, task
 
 
 @pytest.fixture
@@ -261,9 +262,31 @@ def test_what_a_score_is_made_of_sums_to_it(pipeline, fields):
     np.testing.assert_allclose(explained(window), window.ranking.scores, rtol=1e-4, atol=1e-4)
     boosted = {name for hit in present(window, offset=0, page_size=60) for name in [p.name for p in hit.explanation]}
     assert "boost" in boosted
-    assert pipeline.search(task(**fields), endless()).ranking.parts is None
+    assert pipeline.search(task(**fields), endless()).ranking.parts_of is None
 
 
-def test_no_time_to_explain_is_told(bundle):
-    window = Pipeline(replace(bundle, reranker=Blended()), Histories()).search(task(explain=True), endless())
-    assert [(d.reason, "explain" in d.message) for d in window.degraded] == [(DegradationReason.DEADLINE, True)]
+def test_a_page_is_explained_by_itself(pipeline):
+    window = pipeline.search(task(explain=True), endless())
+    whole = present(window, offset=0, page_size=40)
+    page = present(window, offset=15, page_size=5)
+    assert [hit.explanation for hit in page] == [hit.explanation for hit in whole[15:20]]
+    assert present(window, offset=40, page_size=5) == ()
+
+
+def test_half_of_the_time_is_kept_for_explaining_and_none_left_is_told(bundle):
+    deadlines = []
+
+    class Asked(Blended):
+        def rerank(self, query, history, candidates, *, depth, deadline, explain):
+            deadlines.append(deadline)
+            return super().rerank(query, history, candidates, depth=depth, deadline=deadline, explain=explain)
+
+    pipeline = Pipeline(replace(bundle, reranker=Asked()), Histories())
+    run = endless()
+    pipeline.search(task(explain=True), run)
+    assert run.deadline - 301 < deadlines[0] < run.deadline - 290
+    pipeline.search(task(), run)
+    assert deadlines[1] == run.deadline
+    late = pipeline.search(task(explain=True), LateRun(deadline=time.monotonic() - 1))
+    assert [(d.reason, "explain" in d.message) for d in late.degraded] == [(DegradationReason.DEADLINE, True)]
+    assert late.ranking.parts_of is None

@@ -111,6 +111,9 @@ def test_browsing_stays_within_what_is_allowed(related_bundle):
     found = open_source(related_bundle, task(retrieval_depth=2), ()).find(RowSet.of(np.array([3, 11, 12]), N))
     assert found.rows.tolist() == [11, 12]
     assert found.scores[0] == 1.0  # of the most popular among them
+    for k in (1, 3, 4, 59, 60, 61):
+        every = open_source(related_bundle, task(retrieval_depth=k), ()).find(None)
+        assert every.rows.tolist() == [10, 11, 12, *range(10), *range(13, 60)][:k]
 
 
 @pytest.mark.parametrize(("order", "rows"), [(Order.PRICE, {0, 1, 2}), (Order.PRICE_DESC, {57, 58, 59})])

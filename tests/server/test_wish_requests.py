@@ -78,6 +78,17 @@ def test_too_many_boosts_pins_and_exclusions_are_refused():
     assert set(found) == {"boost_specs", "pins", "excluded_item_ids"}
 
 
+def test_all_boosts_together_have_no_more_comparisons_than_a_filter():
+    def spec(n: int) -> pb.BoostSpec:
+        return pb.BoostSpec(condition=" OR ".join(["price < 5"] * n), boost=1)
+
+    assert len(read(boost_specs=[spec(100), spec(100)]).task.wishes.boosts) == 2
+    found = faults(boost_specs=[spec(100), spec(101)])
+    assert found == {"boost_specs": "expected at most 200 comparisons in all conditions, got more; shorten them"}
+    deep = "(" * 20 + "price < 5" + ")" * 20
+    assert len(read(boost_specs=[pb.BoostSpec(condition=deep, boost=1)]).task.wishes.boosts) == 1
+
+
 def test_pins_are_read():
     pins = [pb.Pin(item_id="i-1", rank=2), pb.Pin(item_id="i-2", rank=1000)]
     assert read(pins=pins).task.wishes.pins == (Pin(item_id="i-1", rank=2), Pin(item_id="i-2", rank=1000))
