@@ -47,3 +47,4 @@ class HistoryEvent:
     type: EventType
     item_id: str | None = None
     query: str | None = None
+    session_id: str | None = None  # where it is known; training and models do not read it

@@ -18,8 +18,10 @@ import numpy as np
 from corpus.errors import ArtefactError
 from corpus.events import HistoryEvent
 from rerank.blend_info import FIRST_FILE, SECOND_FILE, BlendInfo, read_blend_info
+from rerank.explanation import explain_trees
 from rerank.features import FEATURES, RERANK_FEATURES, FeatureExtractor, rerank_features
-from retrieval.arrays import FloatArray
+from rerank.parts import Parts, PartsOf, add_parts
+from retrieval.arrays import FloatArray, IntArray
 from retrieval.candidates import Candidates
 
 
@@ -66,6 +68,23 @@ class Blend:
             float32 (n,), higher is better.
         """
         return first + predict(self._second, np.hstack([features, rerank_features(rerank_scores)]))
+
+    def explain(self, features: FloatArray, rerank_scores: FloatArray | None) -> PartsOf:
+        """Return what tells what each group of features added to the scores: ``first``'s alone, or ``final``'s.
+
+        Args:
+            features: float32 (n, ``len(FEATURES)``).
+            rerank_scores: float32 (n,), NaN where the cross-encoder read nothing; None: it has not spoken.
+        """
+        first, second = self._first, self._second  # all that it keeps of the blend
+        if rerank_scores is None:
+            return lambda chosen: explain_trees(first, features[chosen])
+        joined = np.hstack([features, rerank_features(rerank_scores)])
+
+        def both(chosen: IntArray) -> Parts:
+            return add_parts(explain_trees(first, features[chosen]), explain_trees(second, joined[chosen]))
+
+        return both
 
     def with_extractor(self, extractor: FeatureExtractor) -> "Blend":
         """Return the same models over other tables."""

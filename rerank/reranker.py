@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,12 @@ from corpus.errors import ArtefactError
 from corpus.events import HistoryEvent
 from corpus.items import ItemTable
 from rerank.config import RerankerConfig
+from rerank.explanation import explain_sum
 from rerank.heads import N_HEADS
 from rerank.history import item_names
 from rerank.inputs import PassageTokens, TokenArray
 from rerank.model_info import RerankerModelInfo
+from rerank.parts import PartsOf, reordered, take_parts
 from rerank.scorer import Pairs, PairScorer, open_scorer, open_torch_scorer, read_info
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.candidates import Candidates
@@ -46,6 +49,7 @@ class Reranked:
     probabilities: FloatArray  # (n, 3) of click, cart and purchase; NaN where it read nothing or nobody knows
     n_scored: int  # candidates that the cross-encoder read
     degraded: str | None  # DEADLINE, FAILED or None
+    parts_of: PartsOf | None = None  # what made up the scores, by positions here, if that was asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +124,7 @@ class Reranker:
         *,
         depth: int | None = None,
         deadline: float | None = None,
+        explain: bool = False,
     ) -> Reranked:
         """Order candidates for one shopper. A broken model raises nothing: what is left without it is the answer then.
 
@@ -129,24 +134,27 @@ class Reranker:
             candidates: What retrieval found, best first.
             depth: How many of them the cross-encoder may read; None: all.
             deadline: When to be done, on the clock of ``time.monotonic``; None takes the time it needs.
+            explain: Also tell what made up the scores.
         Returns:
             All candidates, ordered, with the reason in ``degraded`` if the cross-encoder read fewer than it might.
         """
         if self.blend is None:
-            return self._joined(candidates, self._read(query, history, candidates.rows[:depth], deadline))
+            read = self._read(query, history, candidates.rows[:depth], deadline)
+            return self._joined(candidates, read, explain=explain)
         try:
             features = self.blend.features(query, history, candidates)
             first = self.blend.first(features)  # (n,)
         except Exception:  # broken trees must not fail the search, either
             logger.exception("the blend failed; the cross-encoder orders without it")
             read = self._read(query, history, candidates.rows[:depth], deadline)
-            return replace(self._joined(candidates, read), degraded=FAILED)
+            return replace(self._joined(candidates, read, explain=explain), degraded=FAILED)
         best = np.argsort(-first, kind="stable")[:depth]
         read = self._read(query, history, candidates.rows[best], deadline)
         scores = np.full(len(candidates), np.nan, dtype=np.float32)
         scores[best] = read.scores
         final = self.blend.final(first, features, scores) if read.n else first
-        return self._reranked(np.argsort(-final, kind="stable"), final, best, read)
+        parts_of = self.blend.explain(features, scores if read.n else None) if explain else None
+        return self._reranked(np.argsort(-final, kind="stable"), final, best, read, parts_of)
 
     def score(self, query: str, history: Sequence[HistoryEvent], rows: IntArray) -> FloatArray:
         """Let the cross-encoder read some items, however long it takes; float32 (n,).
@@ -221,7 +229,7 @@ class Reranker:
             return
         self._seconds_per_token = measured if known is None else 0.7 * known + 0.3 * measured
 
-    def _joined(self, candidates: Candidates, read: _Read) -> Reranked:
+    def _joined(self, candidates: Candidates, read: _Read, *, explain: bool) -> Reranked:
         """Order without a blend: a weighted sum where the cross-encoder read, retrieval behind."""
         n = len(candidates)
         order = np.arange(n, dtype=np.int64)
@@ -233,9 +241,16 @@ class Reranker:
             order[: read.n] = np.argsort(-final[: read.n], kind="stable")
             if read.n < n:
                 final[read.n :] = final[: read.n].min() + (retrieval[read.n :] - retrieval[read.n])
-        return self._reranked(order, final, np.arange(len(read.scores)), read)
+        parts_of = None
+        if explain:
+            scores = np.full(n, np.nan, dtype=np.float32)
+            scores[: len(read.scores)] = read.scores
+            parts_of = partial(take_parts, explain_sum(candidates, scores, final, self.score_weights, read.n))
+        return self._reranked(order, final, np.arange(len(read.scores)), read, parts_of)
 
-    def _reranked(self, order: IntArray, final: FloatArray, places: IntArray, read: _Read) -> Reranked:
+    def _reranked(
+        self, order: IntArray, final: FloatArray, places: IntArray, read: _Read, parts_of: PartsOf | None
+    ) -> Reranked:
         """Put an answer together; ``places`` are the positions of the items that were to be read."""
         logits = np.full((len(order), N_HEADS), np.nan, dtype=np.float32)
         scores = np.full(len(order), np.nan, dtype=np.float32)
@@ -247,6 +262,7 @@ class Reranker:
             probabilities=self.scorer.probabilities(logits[order]),
             n_scored=read.n,
             degraded=read.degraded,
+            parts_of=None if parts_of is None else reordered(parts_of, order),
         )
 
 

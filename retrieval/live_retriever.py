@@ -124,10 +124,20 @@ class LiveRetriever(Retriever):
             return VectorHits(ids=np.where(seen, found.ids, -1), scores=found.scores)
         return self.vector_index.search(vectors, k, exact=exact, allowed=self._within(shown, allowed))
 
-    def _worded(self, query: str, k: int, *, allowed: RowSet | None) -> tuple[IntArray, FloatArray]:
+    def correct(self, query: str) -> str | None:
+        """See ``Retriever.correct``; words of changed items are no mistakes."""
+        return self.lexical_index.correct(query, beside=self.delta.words)
+
+    def present(self, allowed: RowSet | None) -> RowSet | None:
+        """See ``Retriever.present``."""
+        return self._alive(allowed)
+
+    def _worded(
+        self, query: str, k: int, *, allowed: RowSet | None, spelling: bool = True
+    ) -> tuple[IntArray, FloatArray]:
         delta = self.delta
         self._check(allowed)
-        text = self.lexical_index.correct(query, beside=delta.words) or query
+        text = (self.correct(query) if spelling else None) or query
         shown: RowSet | None = self._within(delta.base_words, allowed)
         if shown is not None and len(shown) == delta.n_base:
             shown = None
@@ -141,9 +151,6 @@ class LiveRetriever(Retriever):
         self, log: QueryLog, vector: FloatArray, k: int, *, allowed: RowSet | None
     ) -> tuple[IntArray, FloatArray]:
         return log.search(vector, k, allowed=self._alive(allowed))
-
-    def _cosines(self, vector: FloatArray, rows: IntArray) -> FloatArray:
-        return self.vectors_of(rows) @ vector
 
     def _alive(self, allowed: RowSet | None) -> RowSet:
         return self.delta.alive if allowed is None else self.delta.alive & allowed

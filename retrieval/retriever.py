@@ -81,7 +81,50 @@ class Retriever:
         """Return a retriever over the same parts with another log."""
         return Retriever(self.encoder, self.vector_index, self.lexical_index, self.weights, query_log)
 
-    def retrieve(self, query: str, k: int, *, exact: bool = False, allowed: RowSet | None = None) -> Candidates:
+    def encode(self, query: str) -> FloatArray:
+        """Return a query's embedding, float32 (dim,): for who searches more than once for it."""
+        (vector,) = self.encoder.encode([query])
+        return np.asarray(vector)
+
+    def correct(self, query: str) -> str | None:
+        """Mend the words of a query that the catalogue lacks; see ``LexicalIndex.correct``."""
+        return self.lexical_index.correct(query)
+
+    def near(
+        self, vector: FloatArray, k: int, *, exact: bool = False, allowed: RowSet | None = None
+    ) -> tuple[IntArray, FloatArray]:
+        """Find the items whose embeddings are nearest to a vector.
+
+        Args:
+            vector: float32 (dim,), L2-normalised.
+            k: Most items.
+            exact: Compare with every item's embedding instead of searching approximately.
+            allowed: Rows to search among; None: all.
+        Returns:
+            Rows int64 (n,) and inner products float32, best first.
+        """
+        hits = self._near(vector[None], k, exact=exact, allowed=allowed)
+        found = hits.ids[0] >= 0
+        return hits.ids[0][found], hits.scores[0][found]
+
+    def present(self, allowed: RowSet | None) -> RowSet | None:
+        """Return those of some rows that can be found at all: the gone ones are not. None: all."""
+        return allowed
+
+    def vectors_of(self, rows: IntArray) -> FloatArray:
+        """Return the embeddings of rows; see ``VectorIndex.vectors_of``."""
+        return self.vector_index.vectors_of(rows)
+
+    def retrieve(
+        self,
+        query: str,
+        k: int,
+        *,
+        exact: bool = False,
+        allowed: RowSet | None = None,
+        vector: FloatArray | None = None,
+        spelling: bool = True,
+    ) -> Candidates:
         """Find candidates for one query.
 
         Args:
@@ -89,36 +132,48 @@ class Retriever:
             k: Most candidates; each channel is asked for as many.
             exact: Compare the query with every item's embedding instead of searching approximately.
             allowed: Rows to search among, in every channel; None: all.
+            vector: float32 (dim,), from ``encode``; None: the query is encoded here.
+            spelling: Look for the words of ``correct(query)``; False: for those that were typed.
         Returns:
             At most k candidates, best first: k of them unless fewer are allowed or embeddings weigh nothing.
         Raises:
             InputError: If k is below 1.
         """
-        return self.retrieve_batch([query], k, exact=exact, allowed=allowed)[0]
+        vectors = self.encoder.encode([query]) if vector is None else vector[None]
+        (pool,) = self._pools([query], vectors, k, self.weights, exact=exact, allowed=allowed, spelling=spelling)
+        return fuse(pool, self.weights, k)
 
     def retrieve_batch(
         self, queries: Sequence[str], k: int, *, exact: bool = False, allowed: RowSet | None = None
     ) -> list[Candidates]:
         """Find candidates for several queries at once; see ``retrieve``."""
-        pools = self._pools(queries, k, self.weights, exact=exact, allowed=allowed)
+        pools = self._pools(queries, self.encoder.encode(queries), k, self.weights, exact=exact, allowed=allowed)
         return [fuse(pool, self.weights, k) for pool in pools]
 
     def pools(self, queries: Sequence[str], k: int) -> list[Pool]:
         """Return the union of all channels' k best for each query, not yet fused."""
-        return self._pools(queries, k, FusionWeights(dense=0.5, behaviour=0.5), exact=False, allowed=None)
+        weights = FusionWeights(dense=0.5, behaviour=0.5)
+        return self._pools(queries, self.encoder.encode(queries), k, weights, exact=False, allowed=None)
 
     def _pools(
-        self, queries: Sequence[str], k: int, weights: FusionWeights, *, exact: bool, allowed: RowSet | None
+        self,
+        queries: Sequence[str],
+        vectors: FloatArray,
+        k: int,
+        weights: FusionWeights,
+        *,
+        exact: bool,
+        allowed: RowSet | None,
+        spelling: bool = True,
     ) -> list[Pool]:
-        """Ask the channels that weigh anything."""
+        """Ask the channels that weigh anything; the vectors are (n_queries, dim)."""
         check_depth(k)
-        vectors = self.encoder.encode(queries)  # (n_queries, dim)
         hits = self._near(vectors, k, exact=exact, allowed=allowed)
         log = self.query_log if weights.behaviour > 0 else None
         pools = []
         for query, vector, ids, scores in zip(queries, vectors, hits.ids, hits.scores, strict=True):
             found = ids >= 0
-            words = self._worded(query, k, allowed=allowed) if weights.dense < 1 else _NOTHING
+            words = self._worded(query, k, allowed=allowed, spelling=spelling) if weights.dense < 1 else _NOTHING
             chosen = self._chosen(log, vector, k, allowed=allowed) if log is not None else _NOTHING
             pools.append(make_pool((ids[found], scores[found]), words, chosen, partial(self._cosines, vector)))
         return pools
@@ -128,8 +183,10 @@ class Retriever:
     def _near(self, vectors: FloatArray, k: int, *, exact: bool, allowed: RowSet | None) -> VectorHits:
         return self.vector_index.search(vectors, k, exact=exact, allowed=allowed)
 
-    def _worded(self, query: str, k: int, *, allowed: RowSet | None) -> tuple[IntArray, FloatArray]:
-        return self.lexical_index.search(query, k, allowed=allowed)
+    def _worded(
+        self, query: str, k: int, *, allowed: RowSet | None, spelling: bool = True
+    ) -> tuple[IntArray, FloatArray]:
+        return self.lexical_index.search(query, k, spelling=spelling, allowed=allowed)
 
     def _chosen(
         self, log: QueryLog, vector: FloatArray, k: int, *, allowed: RowSet | None
@@ -137,7 +194,7 @@ class Retriever:
         return log.search(vector, k, allowed=allowed)
 
     def _cosines(self, vector: FloatArray, rows: IntArray) -> FloatArray:
-        return self.vector_index.vectors_of(rows) @ vector
+        return self.vectors_of(rows) @ vector
 
 
 def build_retriever(

@@ -10,7 +10,7 @@ from typing import Any
 
 from corpus.errors import ActivationRefused, UpdatesRefused
 from corpus.items import Item
-from server.client import Connection
+from server.connection import Connection
 from server.credentials import PLAIN, Credentials
 from server.messages import item_message
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc

@@ -8,9 +8,10 @@ from corpus.catalogue import clean_items
 from corpus.cleaning import clean_text, is_blank
 from corpus.items import Item
 from server.config import ServerConfig
+from server.identifiers import MAX_ID_CHARACTERS
 from server.messages import item_of
 from server.pb.tandem.search.v1 import search_pb2
-from server.requests import MAX_ID_CHARACTERS, InvalidRequest
+from server.requests import InvalidRequest
 from server.status import Violation
 
 MAX_TEXT_CHARACTERS = 65_536  # of any one field

@@ -5,26 +5,13 @@
 ...         print(hit.rank, hit.item.title, hit.score)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Literal, NoReturn, Self, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
-import grpc
 import numpy as np
 import numpy.typing as npt
 
-from corpus.errors import (
-    AccessDenied,
-    BadPageToken,
-    DeadlineExceeded,
-    InputError,
-    NotImplementedField,
-    Overloaded,
-    TandemError,
-    UpdatesRefused,
-    VersionNotFound,
-)
 from corpus.events import Event, HistoryEvent
 from corpus.items import Item
 from retrieval.facets import Facet, FacetSpec
@@ -39,10 +26,20 @@ from server.client_answers import (
     rerank_response,
     suggestions_of,
 )
+from server.connection import Connection
 from server.credentials import PLAIN, Credentials
+from server.explanations import Contribution
 from server.messages import facets_of, history_message, item_of, user_event_message
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
-from server.status import violations_of
+from server.wishes import Boost, Pin
+
+
+class Variety(TypedDict, total=False):
+    """How varied results are; see ``DiversitySpec`` of the API."""
+
+    strength: float  # from 0 to 1
+    max_per_brand: int  # results of one brand on a page
+    max_per_category: int
 
 
 class SearchOptions(TypedDict, total=False):
@@ -58,6 +55,19 @@ class SearchOptions(TypedDict, total=False):
     rerank_depth: int | None  # candidates to rerank; 0 for the order of retrieval
     filter: str | Filter | None  # what results must meet, as text or as a value of ``retrieval.filters``
     facets: Sequence[str | FacetSpec]  # what to count; a field alone is counted with the server's limit
+    order_by: str  # "relevance", "price", "price desc" or "newest"
+    boosts: Sequence[Boost]  # conditions that lift or bury
+    pins: Sequence[Pin]  # items at ranks of their own
+    excluded_item_ids: Sequence[str]  # items never to be returned
+    diversity: Variety  # how varied the results are
+    min_purchase_probability: float  # leave out what is less likely to be bought
+    exact: bool  # compare with every vector instead of searching an approximate index
+    spell_correction: Literal["off", "suggest", "auto"]  # absent: words alone are looked up corrected
+    similar_to_item_id: str  # an item whose like is wanted; the query may be empty then
+    page_category: Sequence[str]  # root first, within which to find; the query may be empty then
+    session_id: str  # the visit, whose events come first in the history
+    labels: Mapping[str, str]  # your own marks, which the server's log shows
+    explain: bool  # tell for every result what made up its score; takes time
     item_fields: Sequence[str]  # fields of Item to fetch besides its id; empty for all
     timeout_s: float | None  # deadline of this call
 
@@ -91,6 +101,7 @@ class SearchResult:
     click_probability: float | None  # None, as for the two below: not read, or nothing to tell it from
     cart_probability: float | None
     purchase_probability: float | None
+    explanation: tuple[Contribution, ...] = ()  # what made up the score, strongest first; empty unless asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +117,8 @@ class SearchResponse:
     degraded: tuple[str, ...]  # what the answer lacks, in words
     stage_timings_ms: dict[str, float]  # stage → wall-clock milliseconds
     facets: tuple[Facet, ...] = ()  # in the order asked for
+    corrected_query: str = ""  # what was searched, or could be, instead of a misspelt query
+    no_match: bool = False  # nothing is as likely to be bought as was asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,74 +128,6 @@ class RecordEventsResponse:
     n_recorded: int
     n_already_known: int
     unknown_item_ids: tuple[str, ...]  # kept; they count once the catalogue that is served has them
-
-
-class Connection:
-    """One connection to a server. Safe to share between threads.
-
-    Errors of the server come back as the same types that it raised: ``InputError`` with the field at fault,
-    ``DeadlineExceeded``, ``Overloaded``, …
-    """
-
-    def __init__(self, address: str, *, timeout_s: float, credentials: Credentials = PLAIN) -> None:
-        """Connect when first needed.
-
-        Args:
-            address: Such as ``127.0.0.1:50051``.
-            timeout_s: Deadline of each call, unless the call names its own.
-            credentials: Key and certificates.
-        Raises:
-            ConfigError: If a file that the credentials name cannot be read.
-        """
-        self._address = address
-        self._timeout_s = timeout_s
-        self._metadata = credentials.metadata
-        self._channel = credentials.channel(address)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Hang up."""
-        self._channel.close()
-
-    def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:  # noqa: ANN401 - generated types
-        try:
-            timeout_s = self._timeout_s if timeout_s is None else timeout_s
-            return method(request, timeout=timeout_s, metadata=self._metadata)
-        except grpc.RpcError as exc:
-            self._raise(exc)
-
-    def _raise(self, error: Any) -> NoReturn:  # noqa: ANN401 - grpc hides the type that has code and details
-        code, message = error.code(), error.details() or ""
-        violations = violations_of(error)
-        field = violations[0].field if violations else None
-        if code is grpc.StatusCode.INVALID_ARGUMENT and field == "page_token":
-            raise BadPageToken(message, field=field) from error
-        if code is grpc.StatusCode.INVALID_ARGUMENT:
-            raise InputError(message, field=field) from error
-        if code is grpc.StatusCode.UNIMPLEMENTED:
-            raise NotImplementedField(message, field=field) from error
-        if code is grpc.StatusCode.NOT_FOUND:
-            raise VersionNotFound(message) from error
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            raise DeadlineExceeded(f"no answer from {self._address} in time: {message}") from error
-        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-            raise Overloaded(message) from error
-        if code is grpc.StatusCode.FAILED_PRECONDITION:
-            raise UpdatesRefused(message) from error
-        if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-            raise AccessDenied(message) from error
-        if code is grpc.StatusCode.UNAVAILABLE:
-            raise TandemError(
-                f"expected a server at {self._address}, got: {message}; start one with `tandem serve`"
-            ) from error
-        raise TandemError(f"the server at {self._address} failed ({code.name}): {message}") from error
 
 
 class TandemClient(Connection):
@@ -234,6 +179,7 @@ class TandemClient(Connection):
         if wanted is not None:
             request.filter = wanted if isinstance(wanted, str) else render(wanted)
         request.facet_specs.extend(_facet_message(facet) for facet in options.get("facets", ()))
+        _set_wishes(request, options)
         request.read_mask.paths.extend(options.get("item_fields", ()))
         return request
 
@@ -359,6 +305,10 @@ def _response(message: search_pb2.SearchResponse) -> SearchResponse:
                 click_probability=_optional(result, "click_probability"),
                 cart_probability=_optional(result, "cart_probability"),
                 purchase_probability=_optional(result, "purchase_probability"),
+                explanation=tuple(
+                    Contribution(name=part.name, value=part.value, description=part.description)
+                    for part in result.explanation.contributions
+                ),
             )
             for result in message.results
         ),
@@ -374,6 +324,8 @@ def _response(message: search_pb2.SearchResponse) -> SearchResponse:
         degraded=tuple(degradation.message for degradation in message.degraded),
         stage_timings_ms={timing.stage: timing.duration_ms for timing in message.stage_timings},
         facets=facets_of(message.facets),
+        corrected_query=message.corrected_query,
+        no_match=message.no_match,
     )
 
 
@@ -390,3 +342,29 @@ def _facet_message(facet: str | FacetSpec) -> search_pb2.FacetSpec:
         interval_bounds=facet.interval_bounds,
         excluded_filter_keys=facet.excluded_filter_keys,
     )
+
+
+def _set_wishes(request: search_pb2.SearchRequest, options: SearchOptions) -> None:
+    request.order_by = options.get("order_by", "")
+    for boost in options.get("boosts", ()):
+        request.boost_specs.add(condition=render(boost.condition), boost=boost.boost)
+    for pin in options.get("pins", ()):
+        request.pins.add(item_id=pin.item_id, rank=pin.rank)
+    if "diversity" in options:
+        request.diversity.CopyFrom(search_pb2.DiversitySpec(**options["diversity"]))
+    if "min_purchase_probability" in options:
+        request.min_purchase_probability = options["min_purchase_probability"]
+    if "spell_correction" in options:
+        name = f"SPELL_CORRECTION_MODE_{options['spell_correction'].upper()}"
+        request.spell_correction = getattr(search_pb2, name)
+    if "similar_to_item_id" in options:
+        request.similar_to_item_id = options["similar_to_item_id"]
+    request.page_category.extend(options.get("page_category", ()))
+    if "session_id" in options:
+        request.session_id = options["session_id"]
+    request.labels.update(options.get("labels", {}))
+    if "explain" in options:
+        request.explain = options["explain"]
+    if "exact" in options:
+        request.params.exact = options["exact"]
+    request.excluded_item_ids.extend(options.get("excluded_item_ids", ()))

@@ -14,13 +14,14 @@ MAX_EXCLUDED_KEYS = 100
 AddFault = Callable[[str, str], None]  # of a field, in words
 
 
-def read_filter(text: str, config: ServerConfig, add_fault: AddFault) -> Filter | None:
+def read_filter(text: str, config: ServerConfig, add_fault: AddFault, *, field: str = "filter") -> Filter | None:
     """Read a filter; an empty one is none.
 
     Args:
         text: As received.
         config: How large it may be.
         add_fault: Told what is wrong with it.
+        field: Where it stands.
     """
     if not text.strip():
         return None
@@ -30,7 +31,7 @@ def read_filter(text: str, config: ServerConfig, add_fault: AddFault) -> Filter 
     try:
         return parse_filter(text, limits)
     except BadFilter as exc:
-        add_fault("filter", str(exc))
+        add_fault(field, str(exc))
         return None
 
 

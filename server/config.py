@@ -43,6 +43,11 @@ class ServerConfig(Section):
     default_facet_values: int = Field(default=50, ge=1)  # of a facet, where a request names no number
     max_facet_values: int = Field(default=300, ge=1)  # the most that a request may ask for
 
+    max_boosts: int = Field(default=20, ge=0)  # conditions in one request, each of which looks at every item
+    max_pins: int = Field(default=50, ge=0)  # items that a request may put at ranks of their own
+    max_labels: int = Field(default=20, ge=0)  # of a request; they go to the log
+    max_excluded_items: int = Field(default=1000, ge=0)  # ids in one request; more are a matter for a filter
+
     default_page_size: int = Field(default=10, ge=1)  # results, where a request names no number
     max_page_size: int = Field(default=100, ge=1)  # the most that a request may ask for
     page_ttl_s: float = Field(default=600.0, gt=0)  # how long a next_page_token is honoured

@@ -132,7 +132,7 @@ class HistoryStore:
         """
         with self._read_lock, self._wrapping_errors():
             rows = self._reader.execute(
-                "SELECT at_us, type, item_id, query FROM events WHERE shopper = ? AND at_us > ? "
+                "SELECT at_us, type, item_id, query, session_id FROM events WHERE shopper = ? AND at_us > ? "
                 "ORDER BY at_us DESC LIMIT ?",
                 (self._pseudonyms.of(shopper), self._oldest(), self._max_events),
             ).fetchall()
@@ -142,8 +142,9 @@ class HistoryStore:
                 type=EventType(kind),
                 item_id=item_id or None,
                 query=query or None,
+                session_id=session_id,
             )
-            for at_us, kind, item_id, query in rows
+            for at_us, kind, item_id, query, session_id in rows
         )
 
     def delete(self, shoppers: Sequence[str]) -> int:

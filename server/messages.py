@@ -25,6 +25,7 @@ REASON_NUMBERS = {
     DegradationReason.DEADLINE: search_pb2.DEGRADATION_REASON_DEADLINE,
     DegradationReason.RERANKER_FAILED: search_pb2.DEGRADATION_REASON_RERANKER_FAILED,
     DegradationReason.HISTORY_UNAVAILABLE: search_pb2.DEGRADATION_REASON_HISTORY_UNAVAILABLE,
+    DegradationReason.PROBABILITY_UNKNOWN: search_pb2.DEGRADATION_REASON_PROBABILITY_UNKNOWN,
 }
 
 
@@ -95,9 +96,21 @@ def result_messages(hits: Sequence[Hit], fields: frozenset[str]) -> list[search_
             click_probability=hit.click_probability,
             cart_probability=hit.cart_probability,
             purchase_probability=hit.purchase_probability,
+            explanation=_explanation(hit),
         )
         for hit in hits
     ]
+
+
+def _explanation(hit: Hit) -> search_pb2.Explanation | None:
+    if not hit.explanation:
+        return None
+    return search_pb2.Explanation(
+        contributions=[
+            search_pb2.Contribution(name=part.name, value=part.value, description=part.description)
+            for part in hit.explanation
+        ]
+    )
 
 
 def facet_messages(facets: Sequence[Facet]) -> list[search_pb2.Facet]:

@@ -1,11 +1,12 @@
-"""One search, top to bottom: filter → retrieve → rerank → present.
+"""One search, top to bottom: filter → retrieve → rerank → arrange → present.
 
 Everything around it lives elsewhere: validation in ``requests.py``, threads, admission and paging in ``service.py``.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -13,18 +14,24 @@ import numpy as np
 from corpus.events import HistoryEvent
 from indexer.bundle import Bundle
 from rerank.heads import N_HEADS
+from rerank.parts import Parts, PartsOf, take_parts
 from rerank.reranker import FAILED
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.candidates import Candidates
 from retrieval.facets import Facet, count_facet
 from retrieval.filters import without
 from retrieval.row_set import RowSet
+from server.arrangement import arrange, cut
+from server.explanations import contributions
 from server.ranking import DegradationReason, Hit, RankedWindow, Ranking, Run, SearchTask
 from server.selection import Selection
+from server.sources import Source, join_rows, open_source
+from server.wishes import Spelling
 
 logger = logging.getLogger(__name__)
 
 RERANKER_FAILED = "a part of the second stage failed; this is the order without it"
+NO_PROBABILITY = "how likely the items are to be bought is not known, so that the less likely ones are not left out"
 
 
 class Histories(Protocol):
@@ -72,20 +79,34 @@ class Pipeline:
             run: The clock; gathers timings and degradations.
         Raises:
             DeadlineExceeded: If the deadline passes before candidates are found.
+            UnknownItem: If the results are to be like an item that the catalogue lacks.
         """
         run.check_time()
         with run.stage("history"):
             history = self._recall(task, run)
         with run.stage("filter"):
-            allowed = self._selection.rows(task.filter)
+            left_out = self._rows_of(task.excluded)
+            allowed = self._selection.rows(task.filter, category=task.category, without=left_out)
+            pins = self._pins(task, allowed)
         with run.stage("retrieve"):
-            candidates = self.bundle.retriever.retrieve(task.query, task.retrieval_depth, allowed=allowed)
+            correction = self._correct(task)
+            if correction is not None and task.spelling is Spelling.AUTO:
+                task = replace(task, query=correction)
+            source = open_source(self.bundle, task, history)
+            candidates = source.find(allowed)
+            missing = np.setdiff1d(np.array(list(pins.values()), dtype=np.int64), candidates.rows)
+            candidates = join_rows(candidates, missing, source)
         facets: tuple[Facet, ...] = ()
         if task.facets:  # before reranking, which takes what time there is
             with run.stage("facets"):
-                facets = self._count(task, candidates.rows, run)
+                facets = self._count(task, source, candidates.rows, left_out, run)
         with run.stage("rerank"):
-            ranking = self._rerank(task, history, candidates, run)
+            ranking = self._rerank(task, history, candidates, source, run)
+        ranking, no_match = self._cut(task, ranking, pins.values(), run)
+        ranking = arrange(ranking, task.wishes, self.bundle.columns, pins, self.bundle.retriever.vectors_of)
+        if task.explain and not run.has_time():
+            run.degrade(DegradationReason.DEADLINE, "there was no time to explain the results")
+            ranking = replace(ranking, parts_of=None)
         manifest = self.bundle.manifest
         return RankedWindow(
             ranking=ranking,
@@ -96,6 +117,9 @@ class Pipeline:
             blend_version=manifest.blend.fingerprint if manifest.blend else "",
             degraded=tuple(run.degraded),
             facets=facets,
+            pinned=frozenset(pins.values()),
+            corrected_query=correction or "",
+            no_match=no_match,
         )
 
     def order(self, task: SearchTask, rows: IntArray, run: Run) -> Ranking:
@@ -112,12 +136,36 @@ class Pipeline:
         with run.stage("history"):
             history = self._recall(task, run)
         with run.stage("retrieve"):
-            these = RowSet.of(rows, self.bundle.columns.n_items)
-            candidates = self.bundle.retriever.retrieve(task.query, len(rows), allowed=these)
+            task = replace(task, retrieval_depth=len(rows), rerank_depth=len(rows))
+            source = open_source(self.bundle, task, history)
+            candidates = source.find(RowSet.of(rows, self.bundle.columns.n_items))
         with run.stage("rerank"):
-            return self._rerank(replace(task, rerank_depth=len(rows)), history, candidates, run)
+            return self._rerank(task, history, candidates, source, run)
 
-    def _count(self, task: SearchTask, rows: IntArray, run: Run) -> tuple[Facet, ...]:
+    def _rows_of(self, item_ids: Iterable[str]) -> list[int]:
+        """Return the rows of those items that the catalogue has."""
+        rows = (self.bundle.items.row_of(item_id) for item_id in item_ids)
+        return [row for row in rows if row is not None]
+
+    def _pins(self, task: SearchTask, allowed: RowSet | None) -> dict[int, int]:
+        """Return rank → row of the pins that may be found: catalogues change, and a filter holds for pins as well."""
+        rows = ((pin.rank, self.bundle.items.row_of(pin.item_id)) for pin in task.wishes.pins)
+        return {rank: row for rank, row in rows if row is not None and (allowed is None or allowed.mask[row])}
+
+    def _cut(self, task: SearchTask, ranking: Ranking, pinned: Collection[int], run: Run) -> tuple[Ranking, bool]:
+        """Leave out what is not likely enough to be bought; also tell whether that was everything."""
+        least = task.wishes.least_probability
+        if least <= 0:
+            return ranking, False
+        left = cut(ranking, least, pinned)
+        if left is None:
+            run.degrade(DegradationReason.PROBABILITY_UNKNOWN, NO_PROBABILITY)
+            return ranking, False
+        return left[0], left[1] == 0
+
+    def _count(
+        self, task: SearchTask, source: Source, rows: IntArray, left_out: list[int], run: Run
+    ) -> tuple[Facet, ...]:
         """Count facets over the candidates; for those that leave conditions out, over what would be found without."""
         found = {task.filter: rows}  # filter → candidates
         facets = []
@@ -127,9 +175,7 @@ class Pipeline:
                 if not run.has_time():
                     run.degrade(DegradationReason.DEADLINE, f"there was no time to count the facet {spec.field}")
                     continue
-                allowed = self._selection.rows(wanted)
-                more = self.bundle.retriever.retrieve(task.query, task.retrieval_depth, allowed=allowed)
-                found[wanted] = more.rows
+                found[wanted] = source.find(self._selection.rows(wanted, category=task.category, without=left_out)).rows
             facets.append(count_facet(spec, found[wanted], self.bundle.columns))
         return tuple(facets)
 
@@ -139,26 +185,39 @@ class Pipeline:
         if task.shopper is None:
             return ()
         try:
-            return self._histories.history(task.shopper)
+            history = self._histories.history(task.shopper)
         except Exception as exc:  # a search without its history is better than none
-            logger.warning("history unavailable", exc_info=exc)
+            logger.warning("history unavailable: %s", exc)  # once a search: a trace of each would fill the disk
             run.history_errors.append("read")
             run.degrade(DegradationReason.HISTORY_UNAVAILABLE, "the history could not be read; ordered without it")
             return ()
+        if task.session is None:
+            return history
+        # stable: newest first within the visit, and behind it
+        return sorted(history, key=lambda event: event.session_id != task.session)
 
-    def _rerank(self, task: SearchTask, history: Sequence[HistoryEvent], candidates: Candidates, run: Run) -> Ranking:
+    def _correct(self, task: SearchTask) -> str | None:
+        return self.bundle.retriever.correct(task.query) if task.query and task.spelling is not Spelling.OFF else None
+
+    def _rerank(
+        self, task: SearchTask, history: Sequence[HistoryEvent], candidates: Candidates, source: Source, run: Run
+    ) -> Ranking:
         """Order the candidates by the second stage; without one, as retrieval did."""
+        unread = _as_retrieved(candidates, partial(take_parts, source.explain(candidates)) if task.explain else None)
         reranker = self.bundle.reranker
         depth = min(task.rerank_depth, len(candidates))
         run.rerank_depth = depth if reranker is not None else 0
-        if reranker is None or depth == 0:
-            return _as_retrieved(candidates)
+        if reranker is None or depth == 0 or not task.query:  # the second stage learned from searches with a query
+            return unread
         try:
-            reranked = reranker.rerank(task.query, history, candidates, depth=depth, deadline=run.deadline)
+            deadline = run.midway if task.explain else run.deadline  # explaining takes time of its own
+            reranked = reranker.rerank(
+                task.query, history, candidates, depth=depth, deadline=deadline, explain=task.explain
+            )
         except Exception as exc:  # the order of retrieval is the floor
             logger.error("reranker failed", exc_info=exc)
             run.degrade(DegradationReason.RERANKER_FAILED, RERANKER_FAILED)
-            return _as_retrieved(candidates)
+            return unread
         run.n_reranked = reranked.n_scored
         if reranked.degraded == FAILED:
             run.degrade(DegradationReason.RERANKER_FAILED, RERANKER_FAILED)
@@ -174,6 +233,7 @@ class Pipeline:
             behaviour=ordered.behaviour,
             rerank=reranked.rerank_scores,
             probabilities=reranked.probabilities,
+            parts_of=reranked.parts_of,
         )
 
 
@@ -186,28 +246,33 @@ def present(window: RankedWindow, *, offset: int, page_size: int) -> tuple[Hit, 
         page_size: Results wanted; fewer come from the end of the window.
     """
     end = min(offset + page_size, len(window.ranking))
-    return tuple(_hit(window, position) for position in range(offset, end))
+    parts = None
+    if window.ranking.parts_of is not None and offset < end:
+        parts = window.ranking.parts_of(np.arange(offset, end))
+    return tuple(_hit(window, position, parts, position - offset) for position in range(offset, end))
 
 
-def _hit(window: RankedWindow, position: int) -> Hit:
+def _hit(window: RankedWindow, position: int, parts: Parts | None, place: int) -> Hit:
     ranking = window.ranking
+    row = int(ranking.rows[position])
     click, cart, purchase = (_or_none(chance) for chance in ranking.probabilities[position])
     return Hit(
-        item=window.items.item(int(ranking.rows[position])),
+        item=window.items.item(row),
         rank=position + 1,
         score=float(ranking.scores[position]),
         retrieval_score=float(ranking.retrieval[position]),
-        dense_score=float(ranking.dense[position]),
+        dense_score=_or_none(ranking.dense[position]),
         lexical_score=_or_none(ranking.lexical[position]),
         behaviour_score=float(ranking.behaviour[position]) or None,
         rerank_score=_or_none(ranking.rerank[position]),
         click_probability=click,
         cart_probability=cart,
         purchase_probability=purchase,
+        explanation=contributions(parts, place, is_pinned=row in window.pinned),
     )
 
 
-def _as_retrieved(candidates: Candidates) -> Ranking:
+def _as_retrieved(candidates: Candidates, parts_of: PartsOf | None) -> Ranking:
     return Ranking(
         rows=candidates.rows,
         scores=candidates.scores,
@@ -217,6 +282,7 @@ def _as_retrieved(candidates: Candidates) -> Ranking:
         behaviour=candidates.behaviour,
         rerank=_unknown(len(candidates)),
         probabilities=_unknown(len(candidates), N_HEADS),
+        parts_of=parts_of,
     )
 
 

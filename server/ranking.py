@@ -3,28 +3,39 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from corpus.errors import DeadlineExceeded
 from corpus.events import HistoryEvent
 from corpus.items import Item, ItemTable
+from rerank.parts import PartsOf, added, reordered
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.facets import Facet, FacetSpec
 from retrieval.filters import Filter
+from server.explanations import Contribution
+from server.wishes import Spelling, Wishes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchTask:
     """One search, validated."""
 
-    query: str  # normalised
+    query: str  # normalised; empty for a search without one
+    spelling: Spelling = Spelling.WORDS
+    similar_to: str | None = None  # an item whose like is wanted
+    category: tuple[str, ...] = ()  # within which to find, root first; empty: everywhere
     shopper: str | None = None  # key of the history store; None for an anonymous shopper
     events: tuple[HistoryEvent, ...] | None = None  # the history itself, newest first; None: look it up
+    session: str | None = None  # the visit, whose events come first
     retrieval_depth: int
     rerank_depth: int
     filter: Filter | None = None  # what results must meet
     facets: tuple[FacetSpec, ...] = ()  # what to count
+    exact: bool = False  # compare with every vector instead of searching an approximate index
+    excluded: frozenset[str] = frozenset()  # items that may not be found
+    explain: bool = False  # tell what made up the scores
+    wishes: Wishes = field(default_factory=Wishes)  # what is asked of the order
 
 
 class DegradationReason(StrEnum):
@@ -33,6 +44,7 @@ class DegradationReason(StrEnum):
     DEADLINE = "deadline"
     RERANKER_FAILED = "reranker_failed"
     HISTORY_UNAVAILABLE = "history_unavailable"
+    PROBABILITY_UNKNOWN = "probability_unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,19 +57,44 @@ class Degradation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
-    """Candidates in their final order; the arrays run in parallel, best first."""
+    """Candidates in their final order; the arrays run in parallel."""
 
     rows: IntArray  # (n,) rows of the item table
-    scores: FloatArray  # (n,) descending: what the ranking is ordered by
+    scores: FloatArray  # (n,) relevance, boosts included; descending unless another order was asked for
     retrieval: FloatArray  # (n,) fused score of the first stage
     dense: FloatArray  # (n,)
     lexical: FloatArray  # (n,) NaN where no word matched
     behaviour: FloatArray  # (n,) 0 where no logged search like this one led to the item
     rerank: FloatArray  # (n,) NaN where the cross-encoder did not read the item
     probabilities: FloatArray  # (n, 3) of click, cart and purchase; NaN where unknown
+    parts_of: PartsOf | None = None  # what made up the scores, by position, if that was asked for
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def take(self, chosen: IntArray) -> "Ranking":
+        """Return some of the items, in the order asked for."""
+        return Ranking(
+            rows=self.rows[chosen],
+            scores=self.scores[chosen],
+            retrieval=self.retrieval[chosen],
+            dense=self.dense[chosen],
+            lexical=self.lexical[chosen],
+            behaviour=self.behaviour[chosen],
+            rerank=self.rerank[chosen],
+            probabilities=self.probabilities[chosen],
+            parts_of=None if self.parts_of is None else reordered(self.parts_of, chosen),
+        )
+
+    def with_added(self, name: str, values: FloatArray) -> "Ranking":
+        """Return the same items with something added to their scores, not yet reordered.
+
+        Args:
+            name: What is added, for the explanation.
+            values: float32 (n,).
+        """
+        parts_of = None if self.parts_of is None else added(self.parts_of, name, values)
+        return replace(self, scores=self.scores + values, parts_of=parts_of)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +109,9 @@ class RankedWindow:
     blend_version: str  # likewise
     degraded: tuple[Degradation, ...]
     facets: tuple[Facet, ...] = ()
+    pinned: frozenset[int] = frozenset()  # rows that the request put where they stand
+    corrected_query: str = ""  # what was searched, or could be, instead of a misspelt query
+    no_match: bool = False  # nothing was as likely to be bought as was asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,13 +122,14 @@ class Hit:
     rank: int  # from 1, counted over all pages
     score: float
     retrieval_score: float
-    dense_score: float
+    dense_score: float | None
     lexical_score: float | None
     behaviour_score: float | None
     rerank_score: float | None
     click_probability: float | None
     cart_probability: float | None
     purchase_probability: float | None
+    explanation: tuple[Contribution, ...] = ()  # empty if that was not asked for
 
 
 @dataclass(slots=True, kw_only=True)
@@ -121,6 +162,11 @@ class Run:
             yield
         finally:
             self.note(name, started)
+
+    @property
+    def midway(self) -> float:
+        """When half of the time that is left will have passed; on the clock of the deadline."""
+        return (time.monotonic() + self.deadline) / 2
 
     def has_time(self) -> bool:
         """Tell whether the deadline lies ahead."""

@@ -12,12 +12,14 @@ from corpus.queries import normalize_query
 from server.conditions import read_facets, read_filter
 from server.config import ServerConfig
 from server.histories import ShopperEvent
+from server.identifiers import MAX_ID_CHARACTERS as MAX_ID_CHARACTERS
+from server.identifiers import check_identifier
 from server.messages import EVENT_TYPES, Timestamped, moment
 from server.pb.tandem.search.v1 import search_pb2
 from server.ranking import SearchTask
 from server.status import Violation
+from server.wish_requests import read_category, read_item_ids, read_labels, read_spelling, read_wishes
 
-MAX_ID_CHARACTERS = 128
 MAX_CONTEXT_EVENTS = 200
 MAX_CLOCK_SKEW = timedelta(minutes=5)
 MAX_OFFSET = 2**31 - 1
@@ -35,12 +37,24 @@ SERVED = {
             "page_token",
             "offset",
             "filter",
+            "order_by",
             "facet_specs",
+            "boost_specs",
+            "diversity",
+            "min_purchase_probability",
+            "labels",
+            "session_id",
+            "spell_correction",
+            "similar_to_item_id",
+            "page_category",
+            "explain",
             "params",
             "read_mask",
+            "pins",
+            "excluded_item_ids",
         }
     ),
-    "SearchParams": frozenset({"retrieval_depth", "rerank_depth"}),
+    "SearchParams": frozenset({"retrieval_depth", "rerank_depth", "exact"}),
 }
 SERVED_TYPES = frozenset({EventType.SEARCH, EventType.CLICK, EventType.ADD_TO_CART, EventType.PURCHASE})
 ITEM_FIELDS = frozenset(search_pb2.Item.DESCRIPTOR.fields_by_name)
@@ -67,7 +81,8 @@ class SearchCall:
     page_token: str | None
     offset: int
     item_fields: frozenset[str]  # of Item
-    digest: bytes  # of everything but the paging fields: equal for all pages of one search
+    labels: dict[str, str]  # the caller's own marks, for the log
+    digest: bytes  # of everything but labels and paging fields: equal for all pages of one search
 
 
 class _Limits(NamedTuple):
@@ -105,31 +120,44 @@ def read_search(request: search_pb2.SearchRequest, config: ServerConfig, *, now:
     if request.HasField("params"):
         refuse_unserved(request.params, prefix="params.")
     faults = _Faults()
-    query = _query(request.query, "query", faults)
+    similar_to = _identifier(request, "similar_to_item_id", "", faults)
+    needs_query = not (request.HasField("similar_to_item_id") or request.page_category)
+    query = _query(request.query, "query", faults) if request.query.strip() or needs_query else ""
     shopper = _shopper(request, "", faults)
     events = None
     if request.HasField("user_context"):
         if request.HasField("user_id") or request.HasField("visitor_id"):
             faults.add("user_context", "expected either user_context or ids of the shopper, got both; leave one out")
         events = _context(request.user_context.events, faults, now=now)
+    page_size = _within(request, "page_size", _Limits(1, config.max_page_size, config.default_page_size), faults)
+    offset = _within(request, "offset", _Limits(0, MAX_OFFSET, 0), faults)
     retrieval_depth = _Limits(1, config.max_retrieval_depth, config.retrieval_depth)
     rerank_depth = _Limits(0, config.max_rerank_depth, config.rerank_depth)
     task = SearchTask(
         query=query,
+        spelling=read_spelling(request.spell_correction, faults.add),
+        similar_to=similar_to,
+        category=read_category(request.page_category, faults.add),
         shopper=shopper,
+        session=_identifier(request, "session_id", "", faults),
         events=events,
         retrieval_depth=_within(request.params, "retrieval_depth", retrieval_depth, faults, prefix="params."),
         rerank_depth=_within(request.params, "rerank_depth", rerank_depth, faults, prefix="params."),
         filter=read_filter(request.filter, config, faults.add),
         facets=read_facets(request.facet_specs, config, faults.add),
+        excluded=read_item_ids(
+            request.excluded_item_ids, "excluded_item_ids", most=config.max_excluded_items, add_fault=faults.add
+        ),
+        wishes=read_wishes(request, config, faults.add, page_size=page_size, offset=offset),
+        exact=request.params.exact,
+        explain=request.explain,
     )
-    page_size = _within(request, "page_size", _Limits(1, config.max_page_size, config.default_page_size), faults)
-    offset = _within(request, "offset", _Limits(0, MAX_OFFSET, 0), faults)
     # an empty token is what the last page brings, and what a client sends that copies fields blindly
     page_token = request.page_token or None
     if page_token is not None and request.HasField("offset"):
         faults.add("offset", "expected either offset or page_token, got both; leave one out")
     item_fields = _item_fields(request.read_mask.paths, faults)
+    labels = read_labels(request.labels, config, faults.add)
     faults.check()
     return SearchCall(
         task=task,
@@ -137,6 +165,7 @@ def read_search(request: search_pb2.SearchRequest, config: ServerConfig, *, now:
         page_token=page_token,
         offset=offset,
         item_fields=item_fields,
+        labels=labels,
         digest=_digest(request),
     )
 
@@ -218,11 +247,7 @@ def _identifier(message: Any, name: str, prefix: str, faults: _Faults) -> str | 
     if not message.HasField(name):
         return None
     value: str = getattr(message, name)
-    if 1 <= len(value) <= MAX_ID_CHARACTERS and value.isprintable() and not value.isspace():
-        return value
-    what = "unprintable ones" if 1 <= len(value) <= MAX_ID_CHARACTERS else f"{len(value):,}"
-    faults.add(prefix + name, f"expected 1 to {MAX_ID_CHARACTERS} printable characters, got {what}")
-    return None
+    return value if check_identifier(value, prefix + name, faults.add) else None
 
 
 def _within(message: Any, name: str, limits: _Limits, faults: _Faults, *, prefix: str = "") -> int:  # noqa: ANN401
@@ -247,7 +272,7 @@ def _item_fields(paths: Iterable[str], faults: _Faults) -> frozenset[str]:
 def _digest(request: search_pb2.SearchRequest) -> bytes:
     kept = search_pb2.SearchRequest()
     kept.CopyFrom(request)
-    for name in ("page_size", "page_token", "offset"):
+    for name in ("page_size", "page_token", "offset", "labels"):
         kept.ClearField(name)
     return hashlib.sha256(kept.SerializeToString(deterministic=True)).digest()
 

@@ -1,8 +1,11 @@
 """Which items a search may find: those that its filter and the store's own rule leave."""
 
+from collections.abc import Iterable
 from functools import lru_cache
 
-from corpus.columns import ItemColumns
+import numpy as np
+
+from corpus.columns import PATH_SEPARATOR, ItemColumns, fold_path
 from retrieval.filters import And, Comparison, Filter, Not
 from retrieval.predicates import matching_rows
 from retrieval.row_set import RowSet
@@ -26,15 +29,32 @@ class Selection:
         self._rule = Not(OUT_OF_STOCK) if hide_out_of_stock else None
         self._rows = lru_cache(maxsize=N_KEPT)(self._find)
 
-    def rows(self, wanted: Filter | None) -> RowSet | None:
+    def rows(
+        self, wanted: Filter | None, *, category: tuple[str, ...] = (), without: Iterable[int] = ()
+    ) -> RowSet | None:
         """Return the items that may be found; None: all of them.
 
         Args:
             wanted: The filter of a search; None: it has none.
+            category: Path from the root in which items have to be; empty: anywhere.
+            without: Rows that may not be found all the same.
         """
-        return self._rows(wanted)
+        found, left_out = self._rows(wanted, category), list(without)
+        if not left_out:
+            return found
+        mask = np.ones(self._columns.n_items, dtype=np.bool_) if found is None else found.mask.copy()
+        mask[left_out] = False
+        return RowSet(mask)
 
-    def _find(self, wanted: Filter | None) -> RowSet | None:
+    def _find(self, wanted: Filter | None, category: tuple[str, ...]) -> RowSet | None:
+        found = self._matching(wanted)
+        if not category:
+            return found
+        column = self._columns.category
+        inside = RowSet(column.items_in(*column.code_range(fold_path(PATH_SEPARATOR.join(category)))))
+        return inside if found is None else found & inside
+
+    def _matching(self, wanted: Filter | None) -> RowSet | None:
         conditions = [condition for condition in (self._rule, wanted) if condition is not None]
         if not conditions:
             return None

@@ -228,6 +228,8 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
         response = search_pb2.SearchResponse(
             results=result_messages(hits, call.item_fields),
             facets=facet_messages(window.facets),
+            corrected_query=window.corrected_query,
+            no_match=window.no_match,
             total_size=len(window.ranking),
             next_page_token=page_token(answer.search_id, end) if end < len(window.ranking) and hits else "",
             search_id=answer.search_id,
@@ -240,7 +242,10 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
             degraded=degradation_messages(window.degraded),
             stage_timings=[search_pb2.StageTiming(stage=s, duration_ms=ms) for s, ms in run.timings_ms.items()],
         )
-        logger.debug("search answered", extra={"search_id": answer.search_id, "timings_ms": run.timings_ms})
+        logger.debug(
+            "search answered",
+            extra={"search_id": answer.search_id, "timings_ms": run.timings_ms, "labels": call.labels},
+        )
         return response
 
     async def _record_events(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import stat
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,7 +48,7 @@ def store_checks(store: Path) -> list[Check]:
         *_bundle(workspace),
         *_addresses(config.server),
         *_access(config.server, workspace),
-        _history(workspace.root / config.server.history_path),
+        _histories(config.server, workspace),
         _space(workspace),
     ]
 
@@ -151,11 +152,23 @@ def _access(config: ServerConfig, workspace: Workspace) -> Iterator[Check]:
         yield Check(name="access", ok=True, found=found)
 
 
-def _history(path: Path) -> Check:
+def _histories(config: ServerConfig, workspace: Workspace) -> Check:
+    if config.history_url is None:
+        return _history_file(workspace.root / config.history_path)
+    from server.histories import open_histories
+
+    try:
+        with closing(open_histories(config, workspace)) as histories:
+            histories.history("nobody")
+    except TandemError as exc:
+        return Check(name="history store", ok=False, found=str(exc), remedy="start Redis, or mend server.history_url")
+    return Check(name="history store", ok=True, found="Redis answers")
+
+
+def _history_file(path: Path) -> Check:
     """Take the right to write, and give it back."""
     import os
     import sqlite3
-    from contextlib import closing
 
     from server.history_store import BUSY_TIMEOUT_S, SCHEMA_VERSION
 
@@ -173,7 +186,7 @@ def _history(path: Path) -> Check:
             file.execute("ROLLBACK")
     except sqlite3.Error as exc:
         return Check(name=name, ok=False, found=f"{path}: {exc}", remedy=remedy)
-    if version != SCHEMA_VERSION:
+    if not 0 < version <= SCHEMA_VERSION:  # the server brings older ones up to date
         found = f"{path} has version {version}, expected {SCHEMA_VERSION}"
         return Check(name=name, ok=False, found=found, remedy="name another file as server.history_path")
     return Check(name=name, ok=True, found=f"{path}, writable")

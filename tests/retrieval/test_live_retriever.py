@@ -103,10 +103,32 @@ def test_words_of_a_changed_item_are_its_new_ones_alone(base, words):
     assert base.lexical_index.correct("zork") != "zork"
     assert live._worded("zork", 60, allowed=None)[0].tolist() == [0]
     assert live._worded("rake", 2, allowed=RowSet.of(np.array([0, 57, 55]), 61))[0].tolist() in ([0, 55], [55, 0])
+    assert live.correct("zork") is None
+    assert base.lexical_index.search("rakke", 60)[0].tolist() == rakes
+    assert len(live._worded("rakke", 60, allowed=None, spelling=False)[0]) == 0
+    assert sorted(live._worded("rakke", 60, allowed=None)[0].tolist()) == sorted({*rakes, 0, 60} - {57})
     found = live.retrieve("zork rake", 61)
     assert len(found) == 60
     vector = base.encoder.encode(["zork rake"])[0]
     np.testing.assert_allclose(found.dense, live.vectors_of(found.rows) @ vector, atol=1e-6)
+
+
+def test_what_is_gone_is_neither_present_nor_near(base, words):
+    delta = Delta(
+        n_base=N_BASE,
+        n_items=61,
+        gone=np.array([57]),
+        vector_rows=np.array([60]),
+        vectors=base.vector_index.vectors_of(np.array([57])),
+        words=words,
+    )
+    live = LiveRetriever(base, delta)
+    vector = base.vector_index.vectors_of(np.array([57]))[0]
+    rows, scores = live.near(vector, 99)
+    assert (rows[0], scores[0]) == (60, pytest.approx(1.0, abs=1e-5))
+    assert sorted(rows.tolist()) == [row for row in range(61) if row != 57]
+    assert len(live.present(None)) == 60
+    assert live.present(RowSet.of(np.array([56, 57, 60]), 61)).rows.tolist() == [56, 60]
 
 
 def test_rows_of_another_catalogue_are_refused(base, words):

@@ -236,3 +236,30 @@ def test_every_channel_searches_among_the_allowed_rows_alone(retriever, log):
     found = asking.retrieve("steel pan", 60)
     for row, dense in zip(got.rows.tolist(), got.dense.tolist(), strict=True):
         assert dense == pytest.approx(found.dense[found.rows.tolist().index(row)], abs=1e-5)
+
+
+def test_a_query_encoded_before_finds_the_same(retriever, monkeypatch):
+    want = retriever.retrieve("steel pan", 9)
+    vector = retriever.encode("steel pan")
+    monkeypatch.setattr(retriever.encoder, "encode", lambda _: pytest.fail("encoded again"))
+    found = retriever.retrieve("steel pan", 9, vector=vector)
+    np.testing.assert_array_equal(found.rows, want.rows)
+    np.testing.assert_array_equal(found.scores, want.scores)
+
+
+def test_misspelt_words_are_looked_up_corrected_or_as_they_are(retriever):
+    assert retriever.correct("steel pann") == "steel pan"
+    assert retriever.correct("steel pan") is None
+    assert not np.isnan(retriever.retrieve("turntabel", 60).lexical).all()
+    assert np.isnan(retriever.retrieve("turntabel", 60, spelling=False).lexical).all()
+
+
+def test_the_nearest_to_a_vector_are_found_among_the_allowed(retriever, vectors):
+    rows, scores = retriever.near(vectors[7], 5)
+    want = np.argsort(-(vectors @ vectors[7]), kind="stable")[:5]
+    np.testing.assert_array_equal(rows, want)
+    np.testing.assert_allclose(scores, (vectors @ vectors[7])[want], rtol=1e-5)
+    allowed = RowSet.of(np.array([3, 8, 50]), 60)
+    assert sorted(retriever.near(vectors[7], 9, allowed=allowed)[0]) == [3, 8, 50]
+    assert retriever.present(allowed) is allowed
+    assert retriever.present(None) is None

@@ -216,7 +216,7 @@ def test_candidates_that_time_did_not_suffice_for_follow_and_are_counted(bundle)
     class Hurried:
         """A reranker that had time for the best four only."""
 
-        def rerank(self, query, history, candidates, *, depth, deadline):
+        def rerank(self, query, history, candidates, *, depth, deadline, explain=False):
             read = bundle.reranker.rerank(query, history, candidates, depth=4)
             return dataclasses.replace(read, degraded=DEADLINE)
 
@@ -251,7 +251,7 @@ class Blended:
         self.degraded = degraded
         self.asked: list[tuple[int, int]] = []
 
-    def rerank(self, query, history, candidates, *, depth, deadline):
+    def rerank(self, query, history, candidates, *, depth, deadline, explain=False):
         self.asked.append((len(candidates), depth))
         n = len(candidates)
         n_scored = 0 if self.degraded else depth

@@ -36,3 +36,23 @@ def test_the_latest_filters_are_kept_and_no_more(columns):
     for price in range(21, 21 + N_KEPT):
         selection.rows(parse_filter(f"price < {price}"))
     assert selection.rows(parse_filter("price < 20")) is not first
+
+
+def test_a_category_holds_beside_filter_and_rule(columns):
+    selection = Selection(columns)
+    boots = selection.rows(None, category=("Shoes", "Boot"))
+    assert boots.rows.tolist() == [5, 6, 7, 8, 9]
+    assert selection.rows(None, category=("Shoes > Boot",)).rows.tolist() == [5, 6, 7, 8, 9]
+    assert selection.rows(parse_filter("brand = acme"), category=("shoes",)).rows.tolist() == [0, 5, 10]
+    hiding = Selection(columns, hide_out_of_stock=True)
+    assert hiding.rows(None, category=("shoes", "boot")).rows.tolist() == [5, 6, 8, 9]
+    assert len(selection.rows(None, category=("sho*",))) == 0
+
+
+def test_rows_can_be_left_out_without_touching_what_is_kept(columns):
+    selection = Selection(columns)
+    cheap = parse_filter("price < 13")
+    assert selection.rows(cheap, without=[1]).rows.tolist() == [0, 2]
+    assert selection.rows(cheap).rows.tolist() == [0, 1, 2]
+    assert selection.rows(None, without=[1, 1]).rows.tolist() == [0, *range(2, 60)]
+    assert selection.rows(None, without=()) is None

@@ -1,16 +1,21 @@
 import itertools
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
 
+from corpus.errors import UnknownItem
 from corpus.events import Event, EventType, HistoryEvent
+from retrieval.filters import Comparison
 from server.admin import IndexAdminService
 from server.messages import timestamp_message
 from server.pb.tandem.search.v1 import search_pb2 as pb
 from server.pb.tandem.search.v1 import search_pb2_grpc
+from server.requests import SERVED
 from server.service import CODES, SearchService, refusing_the_rest
 from server.status import violations_of
+from server.wishes import Boost, Pin
 
 NOW = datetime.now(UTC)
 QUERY = "red acme shoe"
@@ -252,10 +257,20 @@ def test_bad_requests_are_invalid_arguments_that_name_the_field(stub, client, fi
     assert len(client.search(QUERY).results) == 10
 
 
-def test_a_field_that_is_not_served_is_unimplemented_and_named(stub):
-    error = failure(lambda: stub.Search(pb.SearchRequest(query=QUERY, order_by="price")))
+def test_a_field_that_is_not_served_is_unimplemented_and_named(stub, monkeypatch):
+    monkeypatch.setitem(SERVED, "SearchRequest", frozenset({"query"}))
+    error = failure(lambda: stub.Search(pb.SearchRequest(query=QUERY, explain=True)))
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert [violation.field for violation in violations_of(error)] == ["order_by"]
+    assert [violation.field for violation in violations_of(error)] == ["explain"]
+
+
+def test_an_item_that_the_catalogue_lacks_is_not_found_and_named(stub, client):
+    error = failure(lambda: stub.Search(pb.SearchRequest(similar_to_item_id="unknown")))
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+    assert [violation.field for violation in violations_of(error)] == ["similar_to_item_id"]
+    with pytest.raises(UnknownItem) as caught:
+        client.search("", similar_to_item_id="unknown")
+    assert caught.value.field == "similar_to_item_id"
 
 
 @pytest.mark.parametrize("servicer", [SearchService, IndexAdminService])
@@ -360,3 +375,81 @@ def test_every_error_of_the_tree_has_a_code():
     # a row below one that covers it would never be reached
     for number, (kind, _) in enumerate(CODES):
         assert not any(issubclass(kind, above) for above, _ in CODES[:number])
+
+
+# what a search may ask of the order
+
+
+def test_a_client_asks_for_order_boosts_pins_and_exclusions(client):
+    plain = client.search(QUERY, page_size=60)
+    last = plain.results[-1].item.item_id
+    pinned = client.search(QUERY, page_size=60, pins=[Pin(item_id=last, rank=1)], excluded_item_ids=["i-05"])
+    assert pinned.results[0].item.item_id == last
+    assert len(pinned.results) == 59
+    cheapest = client.search(QUERY, page_size=5, order_by="price")
+    assert [hit.item.item_id for hit in cheapest.results] == [f"i-{row:02d}" for row in range(5)]
+    boost = Boost(condition=Comparison("brand", "=", "solo"), boost=1)
+    boosted = client.search(QUERY, page_size=60, boosts=[boost])
+    assert max(hit.score for hit in boosted.results) > max(hit.score for hit in plain.results)
+
+
+def test_pages_of_an_ordered_and_pinned_ranking_join(client):
+    wishes = {"order_by": "price desc", "pins": [Pin(item_id="i-07", rank=4), Pin(item_id="i-09", rank=900)]}
+    hits, token = [], None
+    while token != "":
+        page = client.search(QUERY, page_size=7, page_token=token, **wishes)
+        hits, token = [*hits, *page.results], page.next_page_token
+    descending = [row for row in range(59, -1, -1) if row not in (7, 9)]
+    rows = [*descending[:3], 7, *descending[3:], 9]
+    assert [hit.item.item_id for hit in hits] == [f"i-{row:02d}" for row in rows]
+
+
+def test_a_client_asks_for_variety_a_cut_off_and_exact_search(client):
+    response = client.search(QUERY, page_size=5, diversity={"max_per_brand": 1}, exact=True)
+    assert len({hit.item.brand for hit in response.results}) == 5
+    nothing = client.search(QUERY, min_purchase_probability=1.0)
+    assert (nothing.results, nothing.no_match, nothing.total_size) == ((), True, 0)
+    assert not client.search(QUERY).no_match
+
+
+def test_a_client_finds_items_alike_and_browses(client):
+    alike = client.search("", similar_to_item_id="i-46", page_category=["garden"], page_size=20)
+    assert len(alike.results) == 14
+    browsed = client.search("", page_category=["Garden"], order_by="price desc", page_size=3)
+    assert [hit.item.item_id for hit in browsed.results] == ["i-59", "i-58", "i-57"]
+    assert all(hit.dense_score is None for hit in browsed.results)
+
+
+def test_a_client_has_a_query_corrected(client):
+    typed = client.search("red acme sandalz", spell_correction="auto")
+    right = client.search("red acme sandal")
+    assert typed.corrected_query == "red acme sandal"
+    assert [hit.score for hit in typed.results] == [hit.score for hit in right.results]
+    assert client.search("red acme sandalz", spell_correction="off").corrected_query == ""
+
+
+def test_events_of_the_visit_count_first(client, shopper):
+    for number, session in ((3, "s-1"), (44, "s-2")):
+        event = replace(purchase(shopper, f"i-{number:02d}", hours_ago=number), session_id=session)
+        client.record_events([event])
+    events = [HistoryEvent(timestamp=NOW, type=EventType.PURCHASE, item_id=item_id) for item_id in ("i-44", "i-03")]
+    want = [hit.score for hit in client.search(QUERY, events=events).results]
+    assert [hit.score for hit in client.search(QUERY, user_id=shopper, session_id="s-2").results] == want
+    assert [hit.score for hit in client.search(QUERY, user_id=shopper, session_id="s-1").results] != want
+
+
+def test_labels_are_told_beside_the_search_in_the_log(client, caplog):
+    with caplog.at_level("DEBUG", logger="server.service"):
+        response = client.search(QUERY, labels={"page": "home"})
+    told = {record.search_id: record.labels for record in caplog.records if record.message == "search answered"}
+    assert told[response.search_id] == {"page": "home"}
+
+
+def test_a_client_is_told_why(client):
+    hits = client.search(QUERY, page_size=60, explain=True, pins=[Pin(item_id="i-59", rank=1)]).results
+    assert hits[0].explanation[0].name == "pin"
+    for hit in hits:
+        assert sum(part.value for part in hit.explanation) == pytest.approx(hit.score, abs=1e-4)
+    assert {part.name for hit in hits for part in hit.explanation} == {"pin", "retrieval", "rerank", "unread"}
+    assert "the first stage as a whole raises the score by" in hits[1].explanation[0].description
+    assert client.search(QUERY).results[0].explanation == ()

@@ -11,6 +11,7 @@ from server.api_keys import Scope, add_key
 from server.cli import doctor, store_checks
 from server.cli.app import main
 from server.history_store import HistoryStore
+from server.pseudonyms import Pseudonyms
 from tests.server.certificates import Authority
 
 FREE = '[server]\naddress = "127.0.0.1:0"\nadmin_address = "127.0.0.1:0"\nmetrics_address = "127.0.0.1:0"\n'
@@ -118,12 +119,19 @@ def test_an_open_door_is_told(examine):
 
 def test_the_history_store_is_tried_beside_a_server_that_has_it_open(examine, own_store):
     path = own_store.root / "history.sqlite3"
-    histories = HistoryStore(path)
+    histories = HistoryStore(path, Pseudonyms("k" * 32))
     try:
         code, checks = examine()
     finally:
         histories.close()
     assert (code, checks["history store"]["found"]) == (0, f"{path}, writable")
+
+
+def test_a_redis_that_does_not_answer_is_told(examine, monkeypatch):
+    monkeypatch.setenv("TANDEM_HISTORY_KEY", "k" * 32)
+    code, checks = examine('history_url = "redis://:secret@127.0.0.1:1/0"\n')
+    assert (code, checks["history store"]["ok"]) == (1, False)
+    assert "secret" not in checks["history store"]["found"]
 
 
 def test_a_history_store_that_cannot_be_written_is_told(examine, own_store):

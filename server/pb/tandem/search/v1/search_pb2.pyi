@@ -33,6 +33,7 @@ class DegradationReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DEGRADATION_REASON_DEADLINE: _ClassVar[DegradationReason]
     DEGRADATION_REASON_RERANKER_FAILED: _ClassVar[DegradationReason]
     DEGRADATION_REASON_HISTORY_UNAVAILABLE: _ClassVar[DegradationReason]
+    DEGRADATION_REASON_PROBABILITY_UNKNOWN: _ClassVar[DegradationReason]
 
 class EmbedRole(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -60,6 +61,7 @@ DEGRADATION_REASON_UNSPECIFIED: DegradationReason
 DEGRADATION_REASON_DEADLINE: DegradationReason
 DEGRADATION_REASON_RERANKER_FAILED: DegradationReason
 DEGRADATION_REASON_HISTORY_UNAVAILABLE: DegradationReason
+DEGRADATION_REASON_PROBABILITY_UNKNOWN: DegradationReason
 EMBED_ROLE_UNSPECIFIED: EmbedRole
 EMBED_ROLE_QUERY: EmbedRole
 EMBED_ROLE_ITEM: EmbedRole
