@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 import grpc
 import pytest
 
-from corpus.errors import ArtefactError, ConfigError, Overloaded, TandemError
+from corpus.errors import ArtefactError, ConfigError, DeadlineExceeded, Overloaded, TandemError
 from corpus.events import Event, EventType
 from corpus.items import Item
 from indexer.publish import publish
@@ -88,6 +88,28 @@ def test_a_full_queue_and_a_caller_who_hangs_up_are_told(own_store, serving, mon
         eventually(lambda: value(scrape(server), "tandem_calls_total", rpc=SEARCH, code="CANCELLED") == 1)
         gate.open()
         assert value(scrape(server), "tandem_queue_calls", queue="search") == 0
+
+
+def test_a_call_whose_time_is_up_is_no_caller_who_hung_up(own_store, serving, monkeypatch):
+    with serving(own_store) as (server, client), grpc.insecure_channel(server.address) as channel:
+        gate = Gate(server, monkeypatch)
+        stub = search_pb2_grpc.SearchServiceStub(channel)
+        held = stub.Search.future(pb.SearchRequest(query=QUERY), timeout=60)
+        assert gate.entered.acquire(timeout=60)
+        with pytest.raises(DeadlineExceeded):
+            client.search("hose", timeout_s=0.2)
+        eventually(lambda: value(scrape(server), "tandem_calls_total", rpc=SEARCH, code="DEADLINE_EXCEEDED") == 1)
+        gate.open()
+        assert len(held.result().results) == 10
+        assert value(scrape(server), "tandem_calls_total", rpc=SEARCH, code="CANCELLED") == 0
+
+
+def test_an_unexpected_error_is_an_internal_one(own_store, serving, monkeypatch):
+    with serving(own_store) as (server, client):
+        monkeypatch.setattr(server._service.pipeline, "search", lambda *_: 1 / 0)
+        with pytest.raises(TandemError):
+            client.search(QUERY)
+        eventually(lambda: value(scrape(server), "tandem_calls_total", rpc=SEARCH, code="INTERNAL") == 1)
 
 
 def test_what_answers_lack_is_counted_by_reason(own_store, serving, monkeypatch):
