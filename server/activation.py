@@ -2,9 +2,10 @@
 
 import asyncio
 import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import Connection
+from typing import cast
 
-from corpus.errors import ActivationRefused, ArtefactError
+from corpus.errors import ActivationRefused, ArtefactError, TandemError
 from corpus.workspace import Workspace
 from indexer.config import BundleStoreConfig, GateConfig
 from indexer.publications import GateOutcome
@@ -34,15 +35,31 @@ class Activation:
     async def judge(self, version: str) -> GateOutcome:
         """Ask the release gate, in a process of its own: it answers hundreds of searches, and searches go on here.
 
+        The process ends with this call: a caller who hangs up wants no answer any more.
+
         Raises:
             GateRefused: If the prepared data are not those of the bundle.
             BundleCorrupt: If it does not verify.
+            ActivationRefused: If the process dies.
         """
-        # spawned, since a fork would copy threads' locks in whatever state they are
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-            return await asyncio.get_running_loop().run_in_executor(
-                process, _judge, self._workspace, version, self._gate
-            )
+        context = multiprocessing.get_context("spawn")  # a fork would copy locks in whatever state threads left them
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_judge, args=(sender, self._workspace, version, self._gate), daemon=True)
+        process.start()
+        sender.close()  # so that the other end's closing is noticed
+        try:
+            found = await asyncio.to_thread(receiver.recv)
+        except EOFError as exc:
+            raise ActivationRefused(
+                "the release gate's process died, perhaps for want of memory; judge the bundle with `tandem publish`, "
+                "or call again with a reason"
+            ) from exc
+        finally:
+            process.terminate()
+            process.join()
+        if isinstance(found, TandemError):
+            raise found
+        return cast(GateOutcome, found)
 
     def publish(self, version: str, outcome: GateOutcome | None, reason: str | None) -> None:
         """Make a bundle current here.
@@ -82,7 +99,10 @@ class Activation:
             ) from exc
 
 
-def _judge(workspace: Workspace, version: str, gate: GateConfig) -> GateOutcome:
+def _judge(answer: Connection, workspace: Workspace, version: str, gate: GateConfig) -> None:
     from indexer.gate import judge
 
-    return judge(workspace, version, gate)
+    try:
+        answer.send(judge(workspace, version, gate))
+    except TandemError as exc:
+        answer.send(exc)

@@ -1,9 +1,13 @@
 """Going over to other bundles, over real sockets."""
 
+import multiprocessing
+import os
+import time
+
 import grpc
 import pytest
 
-from corpus.errors import ActivationRefused, InputError
+from corpus.errors import ActivationRefused, DeadlineExceeded, InputError
 from indexer.config import BundleStoreConfig
 from indexer.manifest import read_manifest
 from indexer.publications import PUBLICATIONS_FILE
@@ -42,6 +46,27 @@ def test_a_reason_spares_the_gate_and_is_kept(two_versions, serving, monkeypatch
     with serving(two_versions) as (server, _), TandemAdmin(server.admin_address) as admin:
         assert admin.activate_version("v2", reason="v1 shows withdrawn items") == "v2"
     assert "v1 shows withdrawn items" in (two_versions.bundles / PUBLICATIONS_FILE).read_text()
+
+
+def judge_for_long(answer, *_: object) -> None:
+    time.sleep(600)
+
+
+def die_at_once(answer, *_: object) -> None:
+    os._exit(9)
+
+
+def test_a_caller_who_hangs_up_stops_the_gate_and_changes_nothing(two_versions, serving, monkeypatch):
+    monkeypatch.setattr("server.activation._judge", judge_for_long)
+    with serving(two_versions) as (server, client), TandemAdmin(server.admin_address) as admin:
+        with pytest.raises(DeadlineExceeded):
+            admin.activate_version("v2", timeout_s=1.0)
+        eventually(lambda: multiprocessing.active_children() == [])
+        assert client.search(QUERY).index_version == current_version(two_versions.bundles) == "v1"
+        monkeypatch.setattr("server.activation._judge", die_at_once)
+        with pytest.raises(ActivationRefused, match="process died"):
+            admin.activate_version("v2")
+        assert admin.activate_version("v2", reason="the gate is broken") == "v2"
 
 
 def test_what_the_gate_refuses_is_not_served(two_versions, store, serving):
