@@ -9,9 +9,10 @@ from corpus.cleaning import clean_text, is_blank
 from corpus.errors import InputError
 from corpus.queries import MAX_QUERY_CHARACTERS, normalize_query
 from server.config import ServerConfig
+from server.identifiers import MAX_ID_CHARACTERS
 from server.pb.tandem.search.v1 import search_pb2
 from server.ranking import SearchTask
-from server.requests import MAX_ID_CHARACTERS, InvalidRequest, read_search, read_shoppers
+from server.requests import InvalidRequest, read_search, read_shoppers
 from server.status import Violation
 
 MAX_ITEM_TEXT_CHARACTERS = 8192  # of a text to embed: more than any tower reads

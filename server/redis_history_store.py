@@ -203,22 +203,17 @@ class RedisHistoryStore:
         Raises:
             ArtefactError: If Redis does not answer in time, or did not a moment ago.
         """
-        events_key, _ = self._keys([shopper])
+        events_key, details_key = self._keys([shopper])
         with self._asking():
             self._check_key()
-            members = cast(
-                "list[bytes]",
-                self._reader.zrange(
-                    events_key,
-                    "+inf",
-                    f"({self._oldest()}",
-                    desc=True,
-                    byscore=True,
-                    offset=0,
-                    num=self._max_events,
-                ),
+            # no transaction: a full Redis refuses those, and an event without its visit does no harm
+            both = self._reader.pipeline(transaction=False)
+            both.zrange(
+                events_key, "+inf", f"({self._oldest()}", desc=True, byscore=True, offset=0, num=self._max_events
             )
-        return tuple(_event(member.decode()) for member in members)
+            both.hgetall(details_key)
+            members, details = cast("tuple[list[bytes], dict[bytes, bytes]]", both.execute())
+        return tuple(_event(member.decode(), details.get(member)) for member in members)
 
     def delete(self, shoppers: Sequence[str]) -> int:
         """Remove everything that is kept of some shoppers.
@@ -311,11 +306,12 @@ def _details(event: ShopperEvent) -> str:
     return json.dumps(details) if details else ""
 
 
-def _event(member: str) -> HistoryEvent:
+def _event(member: str, details: bytes | None) -> HistoryEvent:
     at, kind, item_id, query = member.split(SEPARATOR)
     return HistoryEvent(
         timestamp=EPOCH + int(at) * MICROSECOND,
         type=EventType(kind),
         item_id=item_id or None,
         query=query or None,
+        session_id=json.loads(details).get("session_id") if details else None,
     )

@@ -12,7 +12,6 @@ from corpus.queries import normalize_query
 from server.conditions import read_facets, read_filter
 from server.config import ServerConfig
 from server.histories import ShopperEvent
-from server.identifiers import MAX_ID_CHARACTERS as MAX_ID_CHARACTERS
 from server.identifiers import check_identifier
 from server.messages import EVENT_TYPES, Timestamped, moment
 from server.pb.tandem.search.v1 import search_pb2

@@ -110,6 +110,11 @@ def test_history_is_read_newest_first_and_only_of_that_shopper(store):
     )
 
 
+def test_the_visit_of_an_event_is_remembered(store):
+    store.record([replace(click("user:ada", "i-1"), session_id="s-1"), click("user:ada", "i-2", 1)])
+    assert [(event.item_id, event.session_id) for event in store.history("user:ada")] == [("i-2", None), ("i-1", "s-1")]
+
+
 def test_times_are_kept_to_the_microsecond_and_equal_ones_are_read_in_one_order(store):
     times = [NOON + timedelta(microseconds=n) for n in (1, 0)]
     store.record([replace(click("user:ada", "i-1"), timestamp=time) for time in times])

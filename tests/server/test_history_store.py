@@ -1,5 +1,4 @@
 import sqlite3
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -132,8 +131,3 @@ def test_a_deletion_that_leaves_traces_in_the_log_says_so_and_can_be_repeated(st
     assert store.delete(["user:ada"]) == 0
     assert not [file for file in path.parent.glob("history.sqlite3*") if b"i-1" in file.read_bytes()]
     store.close()
-
-
-def test_the_visit_of_an_event_is_remembered(store):
-    store.record([replace(click("user:ada", "i-1"), session_id="s-1")])
-    assert [remembered.session_id for remembered in store.history("user:ada")] == ["s-1"]
