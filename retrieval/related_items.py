@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import sparse
 
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.ragged import Ragged
@@ -41,6 +40,8 @@ def relate_items(
     Returns:
         Per item, the related ones, most related first; never the item itself.
     """
+    from scipy import sparse  # only for counting: a server looks up what was counted
+
     known = shopper >= 0
     shopper, row, timestamp = shopper[known], row[known], timestamp[known]
     order = np.lexsort((-timestamp, shopper))
