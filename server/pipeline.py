@@ -187,7 +187,8 @@ class Pipeline:
         try:
             history = self._histories.history(task.shopper)
         except Exception as exc:  # a search without its history is better than none
-            logger.warning("history unavailable: %s", exc)  # once a search: a trace of each would fill the disk
+            # its type alone: messages may quote the shopper, and a trace at every search would fill the disk
+            logger.warning("history unavailable: %s", type(exc).__qualname__)
             run.history_errors.append("read")
             run.degrade(DegradationReason.HISTORY_UNAVAILABLE, "the history could not be read; ordered without it")
             return ()
