@@ -7,13 +7,11 @@ paths. What was fetched lies in the workspace's ``bundles/`` folder, like what i
 listing, rolling back and removing work on it as ever; a file that is there already is not fetched again.
 """
 
-import fcntl
 import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from corpus.errors import ArtefactError, BundleCorrupt, ConfigError
 from indexer.construction import settle
+from indexer.locking import locked
 from indexer.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, FileEntry, Sha256, Version, parse_manifest
 from indexer.publish import CURRENT_FILE, current_version, publish, write_atomically
 from indexer.retention import REMOVING
@@ -105,7 +104,7 @@ class BundleStore:
             ArtefactError: If the store cannot be reached or holds no bundle; what is served here stays.
             BundleCorrupt: If what it holds does not verify.
         """
-        with _pulling(bundles):
+        with locked(bundles, LOCK_FILE):
             mirrored = self._current()
             try:
                 self._fetch(mirrored, bundles)
@@ -225,18 +224,6 @@ class BundleStore:
                 logger.warning("trying again to %s: %s", what, type(exc).__name__)
                 time.sleep(FIRST_WAIT_S * 2**attempt)
         raise AssertionError("unreachable")
-
-
-@contextmanager
-def _pulling(bundles: Path) -> Iterator[None]:
-    try:
-        bundles.mkdir(parents=True, exist_ok=True)
-        file = (bundles / LOCK_FILE).open("w")
-    except OSError as exc:
-        raise ArtefactError(f"expected to write to {bundles}, got: {exc}; free or mend the disk") from exc
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _manifest_digest(folder: Path) -> str | None:

@@ -1,6 +1,5 @@
 """Where a bundle grows until it is whole."""
 
-import fcntl
 import logging
 import os
 import shutil
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from corpus.errors import ArtefactError
 from corpus.workspace import next_version
+from indexer.locking import locked
 from indexer.manifest import MANIFEST_FILE
 from indexer.verify import fsync_folder
 
@@ -65,18 +65,8 @@ def building(bundles: Path) -> Iterator[bool]:
     Raises:
         ArtefactError: If the folder cannot be written to.
     """
-    try:
-        bundles.mkdir(parents=True, exist_ok=True)
-        file = (bundles / LOCK_FILE).open("w")
-    except OSError as exc:
-        raise ArtefactError(f"expected to write to {bundles}, got: {exc}; free or mend the disk") from exc
-    with file as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    with locked(bundles, LOCK_FILE, wait=False) as is_free:
+        yield is_free
 
 
 def settle(folder: Path, target: Path) -> None:

@@ -6,7 +6,6 @@ one and flushing the folder: after a crash at any moment, either the old or the 
 error, such as a full disk, the old one is: a switch that could not be noted down is undone.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from corpus.errors import ArtefactError, BundleCorrupt, GateRefused, VersionNotFound
 from corpus.workspace import find_version, versions
+from indexer.locking import locked
 from indexer.manifest import MANIFEST_FILE, BundleManifest, Version, read_manifest
 from indexer.publications import GateOutcome, Publication, last_recorded, record
 from indexer.verify import fsync_folder, verify_bundle
@@ -241,11 +241,5 @@ def publishing(bundles: Path) -> Iterator[None]:
     Raises:
         ArtefactError: If the folder cannot be written to.
     """
-    try:
-        bundles.mkdir(parents=True, exist_ok=True)
-        file = (bundles / LOCK_FILE).open("w")
-    except OSError as exc:
-        raise ArtefactError(f"expected to write to {bundles}, got: {exc}; free or mend the disk") from exc
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(bundles, LOCK_FILE):
         yield

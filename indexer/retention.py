@@ -21,11 +21,11 @@ from indexer.construction import building
 from indexer.manifest import MANIFEST_FILE, read_manifest
 from indexer.publish import CURRENT_FILE, publishing, read_current
 from indexer.verify import fsync_folder
+from retrieval.embeddings import cache_folder
 
 logger = logging.getLogger(__name__)
 
 REMOVING = ".removing-"
-FINGERPRINT_LENGTH = 16  # of the item encoder's, in the names of the embedding cache's folders
 
 
 class _Part(BaseModel):
@@ -111,22 +111,26 @@ def _unused_embeddings(workspace: Workspace, kept: Sequence[str], old: Sequence[
     Others may belong to a model that is being trained or waits for its first build.
     """
     try:
-        used = {_encoder(workspace.bundles / version) for version in kept}
+        used = {folder for version in kept for folder in _caches(workspace, version)}
     except BundleCorrupt as exc:
         notes.append(f"all embeddings stay: a bundle that stays does not say which it was built from: {exc}")
         return []
-    unused: set[str] = set()
+    unused: set[Path] = set()
     for version in old:
         try:
-            unused.add(_encoder(workspace.bundles / version))
+            unused |= _caches(workspace, version)
         except BundleCorrupt as exc:
             notes.append(f"the embeddings of {version} stay: it does not say which they are: {exc}")
+    # of what is there alone: a fingerprint is a word of a manifest, and may be written like a path
     folders = workspace.embeddings.iterdir() if workspace.embeddings.is_dir() else ()
-    return sorted(folder for folder in folders if folder.name in unused - used)
+    return sorted(folder for folder in folders if folder in unused - used)
 
 
-def _encoder(folder: Path) -> str:
-    return read_manifest(folder).retriever.item_encoder_fingerprint[:FINGERPRINT_LENGTH]
+def _caches(workspace: Workspace, version: str) -> set[Path]:
+    """Return where the embeddings of a bundle's items and of the queries that it knows are cached."""
+    retriever = read_manifest(workspace.bundles / version).retriever
+    fingerprints = (retriever.item_encoder_fingerprint, retriever.encoder_fingerprint)
+    return {cache_folder(workspace.embeddings, fingerprint) for fingerprint in fingerprints}
 
 
 def _removal(workspace: Workspace, path: Path, kind: Literal["bundle", "leftover", "embeddings"]) -> Removal:

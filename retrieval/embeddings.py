@@ -7,8 +7,7 @@ file. What is held per text is its SHA-256 and a few numbers, about 150 bytes at
 import hashlib
 import logging
 import os
-import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -125,33 +124,6 @@ def count_missing(texts: Texts, cache: Path, fingerprint: str) -> int:
 def cache_folder(cache: Path, fingerprint: str) -> Path:
     """Return the folder of one encoder's embeddings."""
     return cache / fingerprint[:NAME_CHARACTERS]
-
-
-def orphans(cache: Path, keep_fingerprints: Collection[str]) -> list[Path]:
-    """List the folders of a cache that belong to none of some encoders, in the order of their names.
-
-    Args:
-        cache: Folder for all encoders' embeddings; need not exist.
-        keep_fingerprints: Of the encoders that are in use: those of the bundles that are kept, of any precision, and
-            those of trained models that still are to be built from.
-    """
-    kept = {cache_folder(cache, fingerprint) for fingerprint in keep_fingerprints}
-    return sorted(path for path in cache.glob("*") if path.is_dir() and path not in kept)
-
-
-def prune(cache: Path, keep_fingerprints: Collection[str]) -> list[Path]:
-    """Remove the folders that ``orphans`` lists, and return them. What is removed is embedded again when needed.
-
-    Raises:
-        ArtefactError: If one cannot be removed.
-    """
-    removed = orphans(cache, keep_fingerprints)
-    try:
-        for folder in removed:
-            shutil.rmtree(folder)
-    except OSError as exc:
-        raise ArtefactError(f"expected to remove cached embeddings in {cache}, got: {exc}; mend the disk") from exc
-    return removed
 
 
 def _room(into: Path | None, n: int, dim: int) -> FloatArray:

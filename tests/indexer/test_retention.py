@@ -21,10 +21,10 @@ def store(tmp_path: Path) -> Workspace:
     return workspace
 
 
-def built_by(workspace: Workspace, version: str, encoder: str) -> None:
-    """Let a bundle say that its items were embedded by an encoder, and fill that encoder's cache."""
+def built_by(workspace: Workspace, version: str, encoder: str, *, of: str = "item_encoder_fingerprint") -> None:
+    """Let a bundle say that its items, or its queries, were embedded by an encoder, and fill that encoder's cache."""
     folder = workspace.bundles / version
-    retriever = manifest_of(folder, version).retriever.model_copy(update={"item_encoder_fingerprint": encoder})
+    retriever = manifest_of(folder, version).retriever.model_copy(update={of: encoder})
     (folder / MANIFEST_FILE).write_bytes(manifest_of(folder, version, retriever=retriever).render())
     cache = workspace.embeddings / encoder[:16]
     cache.mkdir(parents=True, exist_ok=True)
@@ -93,6 +93,13 @@ def test_a_link_goes_and_what_it_leads_to_stays(store, tmp_path):
     remove_unused(store, 1)
     assert names(store.bundles) == {"v6"}
     verify_bundle(target)
+
+
+def test_embeddings_of_queries_go_as_well(store):
+    built_by(store, "v1", "old" * 21, of="encoder_fingerprint")
+    built_by(store, "v6", "shared" * 10, of="encoder_fingerprint")
+    remove_unused(store, 1)
+    assert names(store.embeddings) == {"sharedsharedshar"}
 
 
 def test_embeddings_go_with_the_last_bundle_that_used_them(store):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from corpus.errors import ArtefactError
-from retrieval.embeddings import cache_folder, count_missing, embed_items, orphans, prune
+from retrieval.embeddings import count_missing, embed_items
 from retrieval.encoder import open_torch_encoder
 from retrieval.texts import Texts
 
@@ -179,16 +179,3 @@ def test_missing_texts_are_counted_once_each(real, tmp_path, small_shards):
     assert count_missing(texts, tmp_path, real.fingerprint) == 2
     assert count_missing(texts, tmp_path, "another") == 4
     assert count_missing(Texts.of([]), tmp_path, real.fingerprint) == 0
-
-
-def test_pruning_keeps_the_encoders_in_use(real, tmp_path):
-    embed_items(real, ["mug"], tmp_path)
-    stale = cache_folder(tmp_path, "0123456789abcdef-of-an-older-model")
-    stale.mkdir()
-    (stale / "shard.hashes.npy").write_bytes(b"")
-    assert orphans(tmp_path, [real.fingerprint]) == [stale]
-    assert stale.exists()
-    assert prune(tmp_path, [real.fingerprint]) == [stale]
-    assert not stale.exists()
-    assert embed_items(real, ["mug"], tmp_path).n_reused == 1
-    assert orphans(tmp_path / "none", []) == []
