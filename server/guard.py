@@ -1,6 +1,6 @@
 """Who may call: API keys, and what each is good for. Before a message is read, and without a word on what was wrong."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, NoReturn
@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import grpc
 
 from server.api_keys import ApiKeys, Scope
+from server.interceptors import PackageInterceptor, with_method
 
 UNAUTHENTICATED = "expected a valid API key as metadata `authorization: Bearer KEY`; `tandem keys add` makes one"
 AUTHORIZATION = "authorization"
@@ -26,7 +27,7 @@ SCOPES = {
 }
 
 
-class Guard(grpc.aio.ServerInterceptor):
+class Guard(PackageInterceptor):
     """Lets callers with a key in. Health and reflection are of other packages, and open to everybody."""
 
     def __init__(self, package: str, keys: ApiKeys) -> None:
@@ -36,24 +37,16 @@ class Guard(grpc.aio.ServerInterceptor):
             package: Such as ``tandem.search.v1``.
             keys: Those that are accepted.
         """
-        self._prefix = f"/{package}."
+        super().__init__(package)
         self._keys = keys
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:  # noqa: ANN401 - grpc's handler types are private
+    def wrap(self, handler: Any, method: str, metadata: tuple[tuple[str, str | bytes], ...]) -> Any:  # noqa: ANN401
         """Let the call through, or answer it with a refusal."""
-        method = handler_call_details.method
-        handler = await continuation(handler_call_details)
-        if handler is None or not method.startswith(self._prefix):
-            return handler
-        presented = bearer_of(handler_call_details.invocation_metadata or ())
+        presented = bearer_of(metadata)
         key = self._keys.find(presented, now=datetime.now(UTC)) if presented is not None else None
         if key is None:
             return refusal(grpc.StatusCode.UNAUTHENTICATED, UNAUTHENTICATED)
-        scope = SCOPES.get(method.removeprefix(self._prefix), Scope.ADMIN)
+        scope = SCOPES.get(method, Scope.ADMIN)
         if scope not in key.scopes:
             return refusal(grpc.StatusCode.PERMISSION_DENIED, f"expected an API key with the scope {scope.value}")
 
@@ -61,11 +54,7 @@ class Guard(grpc.aio.ServerInterceptor):
             _KEY_NAME.set(key.name)  # each call has a task of its own, and with it a context
             return await handler.unary_unary(request, context)
 
-        return grpc.unary_unary_rpc_method_handler(
-            let_in,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+        return with_method(handler, let_in)
 
 
 def key_name_of() -> str | None:

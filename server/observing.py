@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
 
+from server.interceptors import PackageInterceptor, with_method
 from server.ranking import Run
 
 _RUNS: ContextVar[list[Run] | None] = ContextVar("runs", default=None)  # of the call that is being answered
@@ -42,7 +43,7 @@ def observe(run: Run) -> None:
         runs.append(run)
 
 
-class Observing(grpc.aio.ServerInterceptor):
+class Observing(PackageInterceptor):
     """Tells observers of every call to the methods of one package, also of those that other interceptors refuse."""
 
     def __init__(self, package: str, observers: Sequence[Observer]) -> None:
@@ -52,21 +53,12 @@ class Observing(grpc.aio.ServerInterceptor):
             package: Such as ``tandem.search.v1``.
             observers: Whom to tell.
         """
-        self._prefix = f"/{package}."
+        super().__init__(package)
         self._observers = tuple(observers)
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:  # noqa: ANN401 - grpc's handler types are private
-        """Wrap the method."""
-        handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        if handler is None or not method.startswith(self._prefix):
-            return handler
-        rpc = method.removeprefix(self._prefix).replace("/", ".")
-        metadata = tuple(handler_call_details.invocation_metadata or ())
+    def wrap(self, handler: Any, method: str, metadata: tuple[tuple[str, str | bytes], ...]) -> Any:  # noqa: ANN401
+        """Take the time of each call, and its code."""
+        rpc = method.replace("/", ".")
 
         async def observed(request: Any, context: Any) -> Any:  # noqa: ANN401 - any message, a type private to grpc
             runs: list[Run] = []
@@ -95,11 +87,7 @@ class Observing(grpc.aio.ServerInterceptor):
                 for observer in self._observers:
                     observer.finished(call)
 
-        return grpc.unary_unary_rpc_method_handler(
-            observed,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+        return with_method(handler, observed)
 
 
 def _code_of(context: Any) -> grpc.StatusCode:  # noqa: ANN401 - a type private to grpc

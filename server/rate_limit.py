@@ -2,13 +2,14 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
 from server.guard import key_name_of
+from server.interceptors import PackageInterceptor, with_method
 from server.status import details_trailer
 
 MAX_CALLERS = 10_000  # remembered; the one that has not called for longest is forgotten, and may call anew
@@ -70,7 +71,7 @@ class CallerLimits:
         return 0.0
 
 
-class RateLimit(grpc.aio.ServerInterceptor):
+class RateLimit(PackageInterceptor):
     """Refuses the calls of those who call too often. A caller is an API key or, where none is needed, an address."""
 
     def __init__(self, package: str, limits: CallerLimits) -> None:
@@ -80,18 +81,11 @@ class RateLimit(grpc.aio.ServerInterceptor):
             package: Such as ``tandem.search.v1``; health has another, and is not limited.
             limits: Shared by all ports.
         """
-        self._prefix = f"/{package}."
+        super().__init__(package)
         self._limits = limits
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:  # noqa: ANN401 - grpc's handler types are private
-        """Wrap the method."""
-        handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith(self._prefix):
-            return handler
+    def wrap(self, handler: Any, method: str, metadata: tuple[tuple[str, str | bytes], ...]) -> Any:  # noqa: ANN401
+        """Ask before each call."""
 
         async def limited(request: Any, context: Any) -> Any:  # noqa: ANN401 - any message, a type private to grpc
             name = key_name_of()
@@ -101,11 +95,7 @@ class RateLimit(grpc.aio.ServerInterceptor):
                 await context.abort(code, message, details_trailer(code, message, retry_after_ms=wait_s * 1000))
             return await handler.unary_unary(request, context)
 
-        return grpc.unary_unary_rpc_method_handler(
-            limited,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+        return with_method(handler, limited)
 
 
 def peer_host(peer: str) -> str:
