@@ -15,7 +15,7 @@ from corpus.columns import ItemColumns, TextColumn
 from corpus.events import EventType, HistoryEvent
 from corpus.items import Item, ItemTable
 from rerank.tastes import Tastes
-from retrieval.arrays import FloatArray, IntArray
+from retrieval.arrays import FloatArray, IntArray, look_up
 from retrieval.behaviour import Behaviour
 from retrieval.candidates import Candidates
 from retrieval.query_log import Chosen
@@ -155,7 +155,8 @@ class FeatureExtractor:
         }
 
     def _of_query(self, chosen: Chosen, candidates: Candidates) -> dict[str, FloatArray]:
-        count = _look_up(chosen, candidates.rows)
+        order = np.argsort(chosen.rows)
+        count = look_up(chosen.rows[order], chosen.weights[order], candidates.rows).astype(np.float32)
         popularity = self._behaviour.popularity[candidates.rows]
         log_popularity = np.log1p(popularity)
         return {
@@ -221,16 +222,6 @@ def rerank_features(scores: FloatArray) -> FloatArray:
     return features
 
 
-def _look_up(chosen: Chosen, rows: IntArray) -> FloatArray:
-    """Return the weight of each row's choices, 0 for rows that were not chosen; float32 (n,)."""
-    if not len(chosen.rows):
-        return np.zeros(len(rows), dtype=np.float32)
-    order = np.argsort(chosen.rows)
-    place = np.searchsorted(chosen.rows, rows, sorter=order).clip(max=len(order) - 1)
-    found = order[place]
-    return np.where(chosen.rows[found] == rows, chosen.weights[found], 0.0).astype(np.float32)
-
-
 def _affinity(column: TextColumn, history: IntArray, rows: IntArray) -> FloatArray:
     """Return the share of the history's items that have an item's value, of several values the mean; float32 (n,).
 
@@ -242,11 +233,7 @@ def _affinity(column: TextColumn, history: IntArray, rows: IntArray) -> FloatArr
     counts = np.bincount(places, weights=times[position], minlength=len(known))
     item, theirs = column.entries(rows)
     n_values = np.bincount(item, minlength=len(rows))
-    count = np.zeros(len(theirs))
-    if len(known):
-        at = np.searchsorted(known, theirs).clip(max=len(known) - 1)
-        count = np.where(known[at] == theirs, counts[at], 0.0)
-    total = np.bincount(item, weights=count, minlength=len(rows))
+    total = np.bincount(item, weights=look_up(known, counts, theirs), minlength=len(rows))
     return np.where(n_values > 0, total / np.maximum(n_values, 1) / len(history), np.nan).astype(np.float32)
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from corpus.columns import ItemColumns, fold
 from corpus.items import Item
-from retrieval.arrays import FloatArray, IntArray
+from retrieval.arrays import FloatArray, IntArray, look_up
 from retrieval.ragged import Ragged
 
 SMOOTHING = 2.0  # S
@@ -127,11 +127,7 @@ class Tastes:
         counts = np.bincount(places, weights=my_shares, minlength=len(known))  # c, of the values in the history
         n = np.bincount(self._owner[mine], weights=my_shares, minlength=len(self._properties))
         item, theirs, shares = self._entries(rows)
-        if len(known):
-            at = np.searchsorted(known, theirs).clip(max=len(known) - 1)
-            count = np.where(known[at] == theirs, counts[at], 0.0)
-        else:
-            count = np.zeros(len(theirs))
+        count = look_up(known, counts, theirs)
         prior = SMOOTHING * self._usual[theirs]
         owner = self._owner[theirs]
         lift = np.log((count + prior) / ((n[owner] + SMOOTHING) * self._usual[theirs]))

@@ -1,5 +1,7 @@
 """The array types that stages exchange, and the checks at their doors."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -47,6 +49,20 @@ def cut(embeddings: FloatArray, dim: int | None) -> FloatArray:
     kept = embeddings[:, :dim]
     shortened: FloatArray = kept / np.linalg.norm(kept, axis=1, keepdims=True).clip(min=1e-12)
     return shortened
+
+
+def look_up(known: npt.NDArray[Any], values: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return the values of keys, 0 for keys that are not known: float64 (n_wanted,).
+
+    Args:
+        known: (n,) keys, ascending, each once.
+        values: (n,) of the known keys.
+        wanted: (n_wanted,) keys.
+    """
+    if not len(known):
+        return np.zeros(len(wanted))
+    place = np.searchsorted(known, wanted).clip(max=len(known) - 1)
+    return np.where(known[place] == wanted, values[place], 0.0)
 
 
 def check_depth(k: int) -> None:
