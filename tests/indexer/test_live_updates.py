@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from corpus.columns import ItemColumns
 from corpus.errors import ArtefactError, UpdatesRefused
 from corpus.items import Item, ItemTable
 from corpus.live_items import merge_changes
@@ -146,7 +147,14 @@ class LiveMachine(RuleBasedStateMachine):
         manifest = self.bundle.manifest.model_copy(
             update={"live_sequence": held[-1].sequence if held else 0, "n_items": len(items)}
         )
-        self.built = replace(self.bundle, manifest=manifest, items=items, retriever=retriever, reranker=None)
+        self.built = replace(
+            self.bundle,
+            manifest=manifest,
+            items=items,
+            columns=ItemColumns.of(items),
+            retriever=retriever,
+            reranker=None,
+        )
         self.updates.serve(self.built)
 
     @invariant()
