@@ -60,22 +60,25 @@ def _changed(before: TextColumn, now: TextColumn, rows: IntArray, touched: BoolA
         touched: bool (n_items,), the same rows.
     """
     n_items = len(touched)
-    missing = [key for key in now.keys if not _has(before, key)]
+    gone = touched[before.rows]
+    fresh_rows = rows[now.rows]
+    known = [before.code_range(key) for key in now.keys]
+    missing = [key for key, (first, end) in zip(now.keys, known, strict=True) if first == end]
+    if not missing:
+        known_codes = np.array([first for first, _ in known], dtype=np.int32)[now.codes]
+        if _same(before.rows[gone], before.codes[gone], fresh_rows, known_codes):
+            return before if n_items == before.n_items else replace(before, n_items=n_items)
+
     places = [bisect_left(before.keys, key) for key in missing]
     keys, values = list(before.keys), list(before.values)
     shown = dict(zip(now.keys, now.values, strict=True))
     for place, key in reversed(list(zip(places, missing, strict=True))):
         keys.insert(place, key)
         values.insert(place, shown[key])
-    codes = np.arange(len(before.keys))
-    moved = codes + np.searchsorted(np.array(places, dtype=np.int64), codes, "right")
-    code_of = np.array([bisect_left(keys, key) for key in now.keys], dtype=np.int64)
-    fresh_rows, fresh_codes = rows[now.rows], code_of[now.codes]
-
-    gone = touched[before.rows]
+    old = np.arange(len(before.keys))
+    moved = old + np.searchsorted(np.array(places, dtype=np.int64), old, "right")
+    fresh_codes = np.array([bisect_left(keys, key) for key in now.keys], dtype=np.int64)[now.codes]
     old_rows, old_codes = before.rows[~gone], moved[before.codes[~gone]]
-    if _same(before.rows[gone], moved[before.codes[gone]], fresh_rows, fresh_codes):
-        return before if n_items == before.n_items else replace(before, n_items=n_items)
 
     at = np.searchsorted(old_rows, fresh_rows)
     by_code = np.repeat(moved, np.diff(before.offsets))
@@ -94,12 +97,7 @@ def _changed(before: TextColumn, now: TextColumn, rows: IntArray, touched: BoolA
     )
 
 
-def _has(column: TextColumn, key: str) -> bool:
-    first, end = column.code_range(key)
-    return first < end
-
-
-def _same(rows: Codes, codes: IntArray, other_rows: IntArray, other_codes: IntArray) -> bool:
+def _same(rows: Codes, codes: Codes, other_rows: IntArray, other_codes: Codes) -> bool:
     """Tell whether two sets of entries are one; each has its rows ascending."""
     if len(rows) != len(other_rows):
         return False

@@ -96,9 +96,6 @@ class FeatureExtractor:
         self._columns = columns
         self._row_of = items.row_of
         self._tastes = tastes
-        with np.errstate(divide="ignore", invalid="ignore"):
-            self._prices = np.where(columns.price > 0, np.log(columns.price), np.nan).astype(np.float32)
-        self._stock = columns.in_stock.astype(np.float32)
 
     def with_changes(
         self, items: ItemTable, columns: ItemColumns, behaviour: Behaviour, changed: Mapping[int, Item]
@@ -192,16 +189,21 @@ class FeatureExtractor:
         }
 
     def _of_price(self, chosen: Chosen, history: IntArray, rows: IntArray) -> dict[str, FloatArray]:
-        price = self._prices[rows]
-        usual = _weighted_median(self._prices[chosen.rows], chosen.weights)
+        price = self._log_prices(rows)
+        usual = _weighted_median(self._log_prices(chosen.rows), chosen.weights)
         if np.isnan(usual):
             usual = _median(price)
         return {
             "price": price,
             "price_to_query": price - np.float32(usual),
-            "price_to_shopper": price - np.float32(_median(self._prices[history])),
-            "in_stock": self._stock[rows],
+            "price_to_shopper": price - np.float32(_median(self._log_prices(history))),
+            "in_stock": self._columns.in_stock[rows].astype(np.float32),
         }
+
+    def _log_prices(self, rows: IntArray) -> FloatArray:
+        price = self._columns.price[rows]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(price > 0, np.log(price), np.nan).astype(np.float32)
 
 
 def rerank_features(scores: FloatArray) -> FloatArray:

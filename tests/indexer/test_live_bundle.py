@@ -97,8 +97,8 @@ def test_a_new_price_embeds_tokenises_and_indexes_nothing(live, apply, base):
     assert (after.vectors, after.tokens, list(after.words.rows)) == ({}, {}, [])
     assert after.bundle.items.item(3).price == 1.25
     assert (after.bundle.columns.price[3], after.bundle.columns.in_stock[3]) == (1.25, 1)
-    assert after.bundle.reranker.blend.extractor._prices[3] == pytest.approx(np.log(1.25))
-    assert live.bundle.reranker.blend.extractor._prices[3] == pytest.approx(np.log(13.0))
+    assert after.bundle.reranker.blend.extractor._log_prices(np.array([3])) == pytest.approx(np.log(1.25))
+    assert live.bundle.reranker.blend.extractor._log_prices(np.array([3])) == pytest.approx(np.log(13.0))
 
 
 def test_what_no_tower_reads_changes_words_alone(live, apply, base):
