@@ -207,9 +207,10 @@ def read_info(folder: Path) -> RerankerInfo:
 
 
 def load_module(folder: Path) -> "nn.Module":
-    """Load a trained model as a torch module with the engines' three inputs and an output of (n, 3)."""
+    """Load a trained model as a torch module with the engines' three inputs and an output of (n, 3), to infer only."""
     from rerank.cross_encoder import CrossEncoder, load_classifier
+    from rerank.first_token import read_first_token
     from retrieval.quiet import quiet_libraries
 
     with quiet_libraries():
-        return CrossEncoder(load_classifier(str(folder))).eval()
+        return CrossEncoder(read_first_token(load_classifier(str(folder)))).eval()
