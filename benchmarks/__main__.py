@@ -3,6 +3,7 @@
 quality   how good are the answers, beside their floors?
 build     how fast is a catalogue embedded, beside plain SentenceTransformer.encode?
 index     how fast do the kinds of vector index answer, and what do they cost?
+latency   how long does an answer take, beside peers and the floor?
 """
 
 import logging
@@ -12,6 +13,7 @@ import typer
 
 from benchmarks.build import build
 from benchmarks.index import index
+from benchmarks.latency import latency
 from benchmarks.quality import quality
 from corpus.errors import TandemError
 
@@ -21,6 +23,7 @@ app = typer.Typer(
 app.command()(quality)
 app.command()(build)
 app.command()(index)
+app.command()(latency)
 
 
 @app.callback()

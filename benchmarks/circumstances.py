@@ -15,6 +15,7 @@ PACKAGES = (
     "faiss-cpu",
     "faiss-gpu",
     "lightgbm",
+    "onnxruntime",
     "openvino",
     "tantivy",
 )

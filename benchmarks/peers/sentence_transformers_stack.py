@@ -102,7 +102,7 @@ class SentenceTransformersStack:
 
     def _embed(self, texts: Sequence[str]) -> FloatArray:
         with quiet_libraries():
-            return _embed(self._encoder, texts)
+            return embed(self._encoder, texts)
 
     def _read(self, lists: Sequence[tuple[str, IntArray]]) -> list[FloatArray]:
         """Return the cross-encoder's scores of each query's rows; in one call, so that it can sort by length."""
@@ -154,7 +154,7 @@ def train(prepared: Prepared, folder: Path, settings: StackSettings) -> None:
         _train_retriever(encoder, data, folder, settings)
         encoder.save(str(folder / "retriever"), create_model_card=False)
         logger.info("the do-it-yourself stack: embedding %d items", len(texts))
-        np.save(folder / "embeddings.npy", _embed(encoder, texts), allow_pickle=False)
+        np.save(folder / "embeddings.npy", embed(encoder, texts), allow_pickle=False)
         logger.info("the do-it-yourself stack: training the cross-encoder")
         cross_encoder = _train_reranker(base, encoder, data, folder, settings)
         cross_encoder.save_pretrained(str(folder / "reranker"), create_model_card=False)
@@ -226,7 +226,8 @@ def _arguments(folder: Path, settings: StackSettings) -> dict[str, Any]:
     }
 
 
-def _embed(encoder: Any, texts: Sequence[str]) -> FloatArray:  # noqa: ANN401 - untyped library
+def embed(encoder: Any, texts: Sequence[str]) -> FloatArray:  # noqa: ANN401 - untyped library
+    """Return a SentenceTransformer's embeddings of texts, float32 (n, dim), L2-normalised."""
     vectors = encoder.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
     return np.ascontiguousarray(vectors, dtype=np.float32)
 
