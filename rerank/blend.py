@@ -12,7 +12,6 @@ Source: Burges 2010, From RankNet to LambdaRank to LambdaMART; Ke et al. 2017, L
 from collections.abc import Sequence
 from pathlib import Path
 
-import lightgbm
 import numpy as np
 
 from corpus.errors import ArtefactError
@@ -20,6 +19,7 @@ from corpus.events import HistoryEvent
 from rerank.blend_info import FIRST_FILE, SECOND_FILE, BlendInfo, read_blend_info
 from rerank.explanation import explain_trees
 from rerank.features import FEATURES, RERANK_FEATURES, FeatureExtractor, rerank_features
+from rerank.lightgbm_runtime import lightgbm
 from rerank.parts import Parts, PartsOf, add_parts
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.candidates import Candidates

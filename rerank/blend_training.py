@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import lightgbm
 import numpy as np
 
 from corpus.columns import ItemColumns
@@ -20,6 +19,7 @@ from rerank.blend_info import BLEND_FILE, FIRST_FILE, SECOND_FILE, BlendInfo
 from rerank.blend_lists import BlendList, collect_blend_lists, folds
 from rerank.config import BlendConfig
 from rerank.features import FEATURE_VERSION, FEATURES, RERANK_FEATURES, FeatureExtractor, rerank_features
+from rerank.lightgbm_runtime import lightgbm
 from rerank.reranker import Reranker
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.first_stage import FirstStage
