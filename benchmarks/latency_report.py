@@ -147,6 +147,9 @@ def _served(n_items: int, size: dict[str, Any]) -> list[str]:
                 f"| {row['candidates']} | {row['events']} | {name} | {_spread(row[name]['p50_ms'])} | "
                 f"{row[name]['p99_ms']:.1f} | {times} |"
             )
+    total = sum(size["stages"].values())
+    lines += ["", "Where a search's time goes:", "", "| stage | median, ms | share |", "| --- | ---: | ---: |"]
+    lines += [f"| {stage} | {value:.2f} | {value / total:.1%} |" for stage, value in size["stages"].items()]
     for what, title in (("histories", "events"), ("depths", "candidates")):
         if what not in size:
             continue

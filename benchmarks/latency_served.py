@@ -23,7 +23,7 @@ from benchmarks.latency_cases import by_turns, milliseconds, ratios
 from corpus.errors import ConfigError, TandemError
 from corpus.events import EventType, HistoryEvent
 from corpus.items import ItemTable
-from server.client import TandemClient
+from server.client import SearchResponse, TandemClient
 
 logger = logging.getLogger(__name__)
 
@@ -183,9 +183,9 @@ class Callers:
         for client in self._clients.values():
             client.close()
 
-    def ask(self, name: str, ask: Ask) -> None:
+    def ask(self, name: str, ask: Ask) -> SearchResponse:
         """Search once."""
-        _call(self._clients[name], ask)
+        return _call(self._clients[name], ask)
 
     def one_by_one(self, asks: dict[str, list[list[Ask]]], rounds: int) -> dict[str, dict[str, Any]]:
         """Ask servers by turns, a round's searches each, and time every single one.
@@ -285,8 +285,8 @@ def _summary(rounds: Sequence[Sequence[float]]) -> dict[str, Any]:
     }
 
 
-def _call(client: TandemClient, ask: Ask) -> None:
-    client.search(ask.query, events=ask.events, rerank_depth=ask.depth)
+def _call(client: TandemClient, ask: Ask) -> SearchResponse:
+    return client.search(ask.query, events=ask.events, rerank_depth=ask.depth)
 
 
 def _family(pid: int) -> Iterator[int]:

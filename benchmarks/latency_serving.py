@@ -1,10 +1,13 @@
 """All that is measured of a server at one size of the catalogue."""
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from benchmarks.build import Spread
 from benchmarks.latency_cases import ratios
@@ -69,6 +72,7 @@ def measure_size(
         servers = {TANDEM: tandem, PLAIN: plain}
         with Callers(servers) as callers:
             found["search"] = [_search(callers, plan, asks, depth) for depth in plan.depths]
+            found["stages"] = _stages(callers, plan, asks)
             found["repeat"] = _repeat(callers, plan, asks)
             if loads:
                 found["histories"] = _vary(callers, plan, asks, "events", plan.histories)
@@ -102,6 +106,18 @@ def _search(callers: Callers, plan: "Plan", asks: Asks, depth: int) -> dict[str,
     logger.info("searches of %d candidates: %s", depth, {name: each["p50_ms"] for name, each in found.items()})
     faster = against(found, PLAIN, TANDEM)
     return {"candidates": depth, "events": plan.events, "times_faster": faster, **_plain(found)}
+
+
+def _stages(callers: Callers, plan: "Plan", asks: Asks) -> dict[str, float]:
+    """Return the median milliseconds of each stage, as the server says, and of what is left of the caller's time."""
+    taken: dict[str, list[float]] = {}
+    for ask in asks.draw(plan.rounds * plan.searches, n_events=plan.events, depth=None):
+        began = time.perf_counter()
+        stages = callers.ask(TANDEM, ask).stage_timings_ms
+        rest = 1e3 * (time.perf_counter() - began) - sum(stages.values())
+        for name, value in {**stages, "transport and messages": rest}.items():
+            taken.setdefault(name, []).append(value)
+    return {name: round(float(np.median(values)), 3) for name, values in taken.items()}
 
 
 def _vary(callers: Callers, plan: "Plan", asks: Asks, what: str, values: Sequence[int]) -> dict[str, Any]:

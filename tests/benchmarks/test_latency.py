@@ -188,6 +188,8 @@ def test_a_run_measures_everything_and_writes_its_results(store: Workspace, tmp_
     assert served["starts"]["torch"] is False
     assert served["plain_rss_mb"] > served["starts"]["rss_mb"]["median"]
     assert served["search"][0]["Tandem"]["n"] == TINY.rounds * TINY.searches
+    assert served["stages"]["rerank"] > 0
+    assert {"wait", "retrieve", "present", "transport and messages"} <= served["stages"].keys()
     assert list(served["histories"]["of"]) == ["0", "4"]
     assert list(served["depths"]["times_longer"]) == ["3 to 6"]
     assert all(level["qps"]["median"] > 0 for level in served["load"]["levels"]["Tandem"])
