@@ -83,6 +83,7 @@ class OpenVinoEngine:
         }
         if n_threads is not None:
             options["INFERENCE_NUM_THREADS"] = n_threads
+            options["ENABLE_CPU_PINNING"] = False  # every process would pin its threads to the same first cores
         for name in (GRAPH_FILE, WEIGHTS_FILE):
             if not (folder / name).is_file():
                 raise ArtefactError(f"expected an exported model in {folder}, found no {name}; build the bundle again")
