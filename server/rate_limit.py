@@ -4,7 +4,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
@@ -63,7 +63,7 @@ class CallerLimits:
                 self._buckets.popitem(last=False)
         else:
             self._buckets.move_to_end(caller)
-        bucket.tokens = min(self._capacity, bucket.tokens + (now - bucket.at) * self._rate)
+        bucket.tokens = refilled(bucket.tokens, now - bucket.at, rate=self._rate, capacity=self._capacity)
         bucket.at = now
         if bucket.tokens < 1:
             return (1 - bucket.tokens) / self._rate
@@ -71,10 +71,18 @@ class CallerLimits:
         return 0.0
 
 
+class Limits(Protocol):
+    """Tells who calls too often."""
+
+    def take(self, caller: str) -> float:
+        """Take a token for a call; return 0 if there was one, else the seconds until there will be."""
+        ...
+
+
 class RateLimit(PackageInterceptor):
     """Refuses the calls of those who call too often. A caller is an API key or, where none is needed, an address."""
 
-    def __init__(self, package: str, limits: CallerLimits) -> None:
+    def __init__(self, package: str, limits: Limits) -> None:
         """Limit the calls to methods of a package.
 
         Args:
@@ -96,6 +104,11 @@ class RateLimit(PackageInterceptor):
             return await handler.unary_unary(request, context)
 
         return with_method(handler, limited)
+
+
+def refilled(tokens: float, passed_s: float, *, rate: float, capacity: float) -> float:
+    """Return what a bucket holds some seconds later, at a rate of tokens per second."""
+    return min(capacity, tokens + passed_s * rate)
 
 
 def peer_host(peer: str) -> str:
