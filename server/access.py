@@ -10,7 +10,9 @@ from corpus.errors import ConfigError
 from server.api_keys import ApiKeys
 from server.config import ServerConfig
 from server.guard import Guard
-from server.rate_limit import CallerLimits, RateLimit
+from server.rate_limit import CallerLimits, Limits, RateLimit
+from server.shared_limits import SharedCallerLimits
+from server.sharing import Share
 from server.tls import Tls, TlsFiles
 
 logger = logging.getLogger(__name__)
@@ -19,12 +21,13 @@ logger = logging.getLogger(__name__)
 class Access:
     """TLS, keys and rate limits of one server; any may be absent."""
 
-    def __init__(self, config: ServerConfig, root: Path) -> None:
+    def __init__(self, config: ServerConfig, root: Path, share: Share | None = None) -> None:
         """Read what is configured.
 
         Args:
             config: Which files.
             root: The store's folder, which relative paths begin at.
+            share: The place among several serving processes, which limit callers together.
         Raises:
             ConfigError: If a file is missing, cannot be read or has expired.
         """
@@ -32,7 +35,9 @@ class Access:
         self.tls = Tls(files) if files is not None else None
         self.keys = ApiKeys(root / config.api_keys) if config.api_keys else None
         rate = config.max_calls_per_second
-        self.limits = CallerLimits(rate) if rate is not None else None
+        self.limits: Limits | None = None
+        if rate is not None:
+            self.limits = CallerLimits(rate) if share is None else SharedCallerLimits(share.callers_file, rate)
         for address in (config.address, config.admin_address):
             if not is_loopback(address) and (self.tls is None or self.keys is None):
                 lacking = " and ".join(["TLS"] * (self.tls is None) + ["API keys"] * (self.keys is None))

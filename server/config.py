@@ -28,7 +28,8 @@ class ServerConfig(Section):
     api_keys: str | None = None  # file of `tandem keys`, from the store's folder; with it every call needs a key
     follow_s: float = Field(default=5.0, gt=0)  # between looks at bundles/CURRENT, which another process may change
     log_level: Literal["debug", "info", "warning", "error"] = "info"  # from which level on a record is logged
-    n_threads: int | None = Field(default=None, ge=1)  # of the models; default: one per core
+    processes: int = Field(default=1, ge=0, le=256)  # that serve on one port, Linux alone; 0: one for two cores
+    n_threads: int | None = Field(default=None, ge=1)  # of a process's models; default: the cores are shared out
 
     retrieval_depth: int = Field(default=200, ge=1)  # candidates found, which is also how far a caller can page
     max_retrieval_depth: int = Field(default=1000, ge=1)  # the most that a request may ask for

@@ -38,6 +38,7 @@ class Readiness:
         self._thread = thread
         self._wedged_after_s = wedged_after_s
         self._watching: asyncio.Task[None] | None = None
+        self.is_wedged = False  # the models have been stuck, and are
 
     async def begin(self) -> None:
         """Say that calls are wanted, and watch the models."""
@@ -55,13 +56,12 @@ class Readiness:
             await self.servicer.set(service, NOT_SERVING)
 
     async def _watch(self) -> None:
-        was_wedged = False
         while True:
             await asyncio.sleep(POLL_S)
             is_wedged = self._thread.busy_s > self._wedged_after_s
-            if is_wedged == was_wedged:
+            if is_wedged == self.is_wedged:
                 continue
-            was_wedged = is_wedged
+            self.is_wedged = is_wedged
             await self.servicer.set(SEARCH_SERVICE, NOT_SERVING if is_wedged else SERVING)
             if is_wedged:
                 logger.error("not ready: the models have been busy with one search for %g s", self._wedged_after_s)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import grpc
 
 from corpus.errors import ConfigError
+from server.config import ServerConfig
 
 
 def split_address(address: str, setting: str) -> tuple[str, int]:
@@ -48,17 +49,62 @@ def probe(address: str, setting: str) -> str:
     return host
 
 
-def grpc_server(max_request_bytes: int, interceptors: Sequence[grpc.aio.ServerInterceptor]) -> grpc.aio.Server:
+def probe_all(config: ServerConfig) -> None:
+    """Try every address of a configuration.
+
+    Raises:
+        ConfigError: If one cannot be listened on.
+    """
+    probe(config.address, "server.address")
+    probe(config.admin_address, "server.admin_address")
+    if config.metrics_address:
+        probe(config.metrics_address, "server.metrics_address")
+
+
+def reserve(address: str, setting: str) -> tuple[socket.socket, str]:
+    """Keep a port for serving processes to share; it was probed before.
+
+    What is bound and does not listen gets no connections, and keeps the port while no process listens.
+
+    Args:
+        address: host:port; port 0 picks a free one.
+        setting: Where it was configured, for the message.
+    Returns:
+        The socket, to be closed at the end, and the address with its port.
+    Raises:
+        ConfigError: If it was taken since it was probed.
+    """
+    host, port = split_address(address, setting)
+    try:
+        family, kind, protocol, _, target = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        kept = socket.socket(family, kind, protocol)
+        try:
+            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            kept.bind(target)
+        except BaseException:
+            kept.close()
+            raise
+    except OSError as exc:
+        raise cannot_listen(address, exc.strerror or str(exc), setting) from exc
+    return kept, f"{host}:{kept.getsockname()[1]}"
+
+
+def grpc_server(
+    max_request_bytes: int, interceptors: Sequence[grpc.aio.ServerInterceptor], *, shares_port: bool = False
+) -> grpc.aio.Server:
     """Make a server that listens nowhere yet.
 
     Args:
         max_request_bytes: A larger message breaks its call.
         interceptors: The first sees a call first.
+        shares_port: Whether other processes may listen where it does, each for its share of the connections.
     """
     return grpc.aio.server(
         interceptors=list(interceptors),
         options=[
-            ("grpc.so_reuseport", 0),  # two servers on one port would each get half of the calls
+            ("grpc.so_reuseport", int(shares_port)),  # two servers on one port by mistake would each get half the calls
             ("grpc.max_receive_message_length", max_request_bytes),
         ],
     )
@@ -66,18 +112,20 @@ def grpc_server(max_request_bytes: int, interceptors: Sequence[grpc.aio.ServerIn
 
 def listen(
     server: grpc.aio.Server, address: str, setting: str, credentials: grpc.ServerCredentials | None = None
-) -> int:
-    """Let a server listen, by TLS if there are credentials; return the port.
+) -> str:
+    """Let a server listen, by TLS if there are credentials; return the address with the port that it got.
 
     Raises:
         ConfigError: If the address was taken since it was probed.
     """
     try:
         if credentials is not None:
-            return server.add_secure_port(address, credentials)
-        return server.add_insecure_port(address)
+            port = server.add_secure_port(address, credentials)
+        else:
+            port = server.add_insecure_port(address)
     except RuntimeError as exc:
         raise cannot_listen(address, "taken a moment ago", setting) from exc
+    return f"{split_address(address, setting)[0]}:{port}"
 
 
 def cannot_listen(address: str, reason: str, setting: str) -> ConfigError:

@@ -13,12 +13,19 @@ import structlog
 from structlog.typing import EventDict, WrappedLogger
 
 
-def configure_logging(level: str) -> None:
+def configure_logging(level: str, *, process: int | None = None) -> None:
     """Send every log record of the process through the JSON format.
 
     Args:
         level: ``debug``, ``info``, ``warning`` or ``error``.
+        process: Number of this one of several serving processes, which every record then tells.
     """
+
+    def add_process(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        if process is not None:
+            event["process"] = process
+        return event
+
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -30,6 +37,7 @@ def configure_logging(level: str) -> None:
             ],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                add_process,
                 anonymous_exception,
                 structlog.processors.JSONRenderer(),
             ],

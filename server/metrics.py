@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from types import MappingProxyType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
@@ -24,6 +24,9 @@ from server.ranking import DegradationReason
 STAGE_BUCKETS_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 CALL_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 20.0, 60.0)
 DEPTH_BUCKETS = (0, 1, 5, 10, 20, 30, 50, 75, 100, 150, 200)
+if TYPE_CHECKING:
+    from server.joint_metrics import JointMetrics
+
 NO_QUEUES: Mapping[str, Admission] = MappingProxyType({})
 
 
@@ -174,7 +177,7 @@ class MetricsEndpoint:
         self.address = f"{host}:{http.server_port}"
 
     @classmethod
-    def listen(cls, address: str, metrics: Metrics) -> Self:
+    def listen(cls, address: str, metrics: "Metrics | JointMetrics") -> Self:
         """Answer on an address.
 
         Args:

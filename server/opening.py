@@ -1,14 +1,22 @@
 """From the published files to a pipeline that is ready for shoppers."""
 
+import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from corpus.errors import VersionNotFound
+from corpus.errors import ArtefactError, ConfigError, VersionNotFound
+from corpus.workspace import Workspace
 from indexer.bundle import Bundle, open_bundle
 from indexer.publish import current_version
-from server.config import ServerConfig
+from server.config import ServerConfig, TandemConfig
 from server.histories import Histories
 from server.pipeline import Pipeline
 from server.ranking import Run, SearchTask
+
+if TYPE_CHECKING:
+    from server.tracing import Tracing
+
+logger = logging.getLogger(__name__)
 
 
 def open_current(bundles: Path, config: ServerConfig) -> Bundle:
@@ -26,6 +34,19 @@ def open_current(bundles: Path, config: ServerConfig) -> Bundle:
     return open_bundle(bundles / version, n_threads=config.n_threads)
 
 
+def pull_current(config: TandemConfig, workspace: Workspace) -> None:
+    """Fetch what the bundle store says is current, if there is one; what is here is served if it cannot be had."""
+    if config.bundle_store.uri is None:
+        return
+    from indexer.bundle_store import BundleStore
+
+    try:
+        version = BundleStore(config.bundle_store.uri).pull(workspace.bundles)
+        logger.info("bundle %s is what the bundle store says is current", version)
+    except ArtefactError as exc:
+        logger.error("nothing pulled, serving what is here: %s", exc)
+
+
 def warm(bundle: Bundle, histories: Histories, config: ServerConfig) -> Pipeline:
     """Return a pipeline that has searched once, so that no shopper waits for lazy set-up."""
     pipeline = Pipeline(bundle, histories, hide_out_of_stock=config.hide_out_of_stock)
@@ -36,3 +57,21 @@ def warm(bundle: Bundle, histories: Histories, config: ServerConfig) -> Pipeline
     )
     pipeline.search(task, Run(deadline=float("inf")))
     return pipeline
+
+
+def open_tracing(config: ServerConfig) -> "Tracing | None":
+    """Return what sends traces; None where nobody wants any.
+
+    Raises:
+        ConfigError: If the libraries for it are not installed.
+    """
+    if config.otlp_endpoint is None:
+        return None
+    try:
+        from server.tracing import Tracing
+    except ImportError as exc:
+        raise ConfigError(
+            f"server.otlp_endpoint needs libraries that are not installed ({exc.name}); "
+            "`pip install -c constraints.txt '.[otel]'`, or leave it out"
+        ) from exc
+    return Tracing(config.otlp_endpoint, share=config.trace_share)

@@ -19,6 +19,7 @@ from server.ranking import RankedWindow
 
 MAX_TOKEN_CHARACTERS = 200
 _DIGEST_BYTES = 8
+_AFTER_PROCESS = "."  # no character of the names that follow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,14 +35,23 @@ class KeptAnswer:
 class KeptAnswers:
     """The latest answers, bounded in number and age. For one thread only."""
 
-    def __init__(self, *, ttl_s: float, max_answers: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        ttl_s: float,
+        max_answers: int,
+        clock: Callable[[], float] = time.monotonic,
+        process: int | None = None,
+    ) -> None:
         """Begin with none.
 
         Args:
             ttl_s: Seconds for which an answer is kept.
             max_answers: Kept at once; the oldest go first.
             clock: Seconds, never falling.
+            process: Number of this one of several serving processes, which search ids, and so tokens, begin with.
         """
+        self._prefix = "" if process is None else f"{process}{_AFTER_PROCESS}"
         self._ttl_s = ttl_s
         self._max_answers = max_answers
         self._clock = clock
@@ -58,7 +68,7 @@ class KeptAnswers:
         if len(self._answers) >= self._max_answers:
             self._answers.popitem(last=False)
         answer = KeptAnswer(
-            search_id=secrets.token_urlsafe(16),
+            search_id=self._prefix + secrets.token_urlsafe(16),
             window=window,
             request_digest=request_digest,
             expires_at=now + self._ttl_s,
@@ -96,6 +106,16 @@ def page_token(search_id: str, offset: int) -> str:
     """Write the token of the page that begins at an offset."""
     body = json.dumps([search_id, offset], separators=(",", ":")).encode()
     return base64.urlsafe_b64encode(_checksum(body) + body).decode().rstrip("=")
+
+
+def process_of(token: str) -> int | None:
+    """Return the number of the serving process that keeps the answer of a token; None if the token names none.
+
+    Raises:
+        BadPageToken: If the token is malformed.
+    """
+    number, separator, _ = _read(token)[0].partition(_AFTER_PROCESS)
+    return int(number) if separator and number.isascii() and number.isdecimal() else None
 
 
 def _read(token: str) -> tuple[str, int]:

@@ -1,10 +1,10 @@
-"""``tandem serve``: the process around the services. Start, health, reload, drain."""
+"""The server around the services: start, health, reload, drain."""
 
 import asyncio
 import contextlib
 import logging
-import signal
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,6 @@ from grpc_reflection.v1alpha import reflection
 from corpus.errors import (
     ActivationRefused,
     ArtefactError,
-    ConfigError,
     DeviceUnavailable,
     TandemError,
 )
@@ -25,18 +24,19 @@ from indexer.publish import current_version
 from server.access import Access
 from server.activation import Activation
 from server.admin import IndexAdminService
-from server.config import ServerConfig, TandemConfig
+from server.config import ServerConfig
 from server.health import ADMIN_SERVICE, SEARCH_SERVICE, Readiness
 from server.histories import Histories, open_histories
-from server.listening import grpc_server, listen, probe
-from server.logs import configure_logging
+from server.listening import grpc_server, listen, probe_all
 from server.metrics import Metrics, MetricsEndpoint
 from server.model_thread import ModelThread
 from server.observing import Observer, Observing
-from server.opening import open_current, warm
+from server.opening import open_current, open_tracing, warm
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.pipeline import Pipeline
 from server.service import SearchService, Threads
+from server.sharing import Share
+from server.siblings import Siblings
 from server.wire import TolerantReading
 
 if TYPE_CHECKING:
@@ -52,48 +52,6 @@ FLUSH_S = 0.5  # for answers on their way out, once no call is being answered
 DRAIN_POLL_S = 0.05
 
 
-async def serve(config: TandemConfig, workspace: Workspace) -> None:
-    """Serve the current bundle until SIGTERM or SIGINT; SIGHUP reloads it.
-
-    With a ``[bundle_store]``, what that says is current is fetched first, at the start and at every reload.
-
-    Args:
-        config: Of which ``[server]`` and ``[bundle_store]`` are used.
-        workspace: The store.
-    Raises:
-        ConfigError: If the address cannot be listened on.
-        ArtefactError: If there is no current bundle, or it does not verify.
-    """
-    configure_logging(config.server.log_level)
-    loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
-    await asyncio.to_thread(_pull, config, workspace)
-    activation = Activation(workspace, config.gate, config.bundle_store)
-    server = await TandemServer.start(config.server, workspace, activation)
-    reloads: set[asyncio.Task[None]] = set()
-
-    async def pull_and_reload() -> None:
-        await asyncio.to_thread(_pull, config, workspace)
-        await server.try_reload()
-
-    def reload() -> None:
-        task = loop.create_task(pull_and_reload())
-        reloads.add(task)  # the loop itself keeps tasks only weakly
-        task.add_done_callback(reloads.discard)
-
-    loop.add_signal_handler(signal.SIGTERM, stopped.set)
-    loop.add_signal_handler(signal.SIGINT, stopped.set)
-    loop.add_signal_handler(signal.SIGHUP, reload)
-    logger.info("serving %s on %s", server.version, server.address)
-    logger.info("taking updates on %s", server.admin_address)
-    if server.metrics_address:
-        logger.info("metrics on http://%s/metrics", server.metrics_address)
-    await stopped.wait()
-    logger.info("stopping: no new calls; %g s for those in flight", config.server.drain_timeout_s)
-    await server.stop()
-    logger.info("stopped")
-
-
 class TandemServer:
     """A running server."""
 
@@ -107,6 +65,7 @@ class TandemServer:
         activation: Activation,
         access: Access,
         tracing: "Tracing | None",
+        share: Share | None,
     ) -> None:
         """Join the parts; ``start`` makes them."""
         self._activation = activation
@@ -123,7 +82,10 @@ class TandemServer:
         self._built = pipeline  # over the bundle as it was built
         self._updates = updates
         self._updating = ThreadPoolExecutor(1, thread_name_prefix="updates")  # alone touches the two above
-        self._service = SearchService(pipeline.under(updates.bundle), histories, config, self._threads)
+        self._share = share
+        self._siblings = Siblings(share, max_request_bytes=MAX_REQUEST_BYTES) if share is not None else None
+        pipeline = pipeline.under(updates.bundle)
+        self._service = SearchService(pipeline, histories, config, self._threads, self._siblings)
         self._admin = IndexAdminService(updates, self._publish, workspace.bundles, config, self._updating, self)
         self._following: asyncio.Task[None] | None = None
         self._readiness = Readiness(model, wedged_after_s=config.wedged_after_s)
@@ -145,9 +107,9 @@ class TandemServer:
             *access.guards(package),
             TolerantReading(package),
         )
-        self._server = grpc_server(MAX_REQUEST_BYTES, interceptors)
+        self._server = grpc_server(MAX_REQUEST_BYTES, interceptors, shares_port=share is not None)
         search_pb2_grpc.add_SearchServiceServicer_to_server(self._service, self._server)  # type: ignore[no-untyped-call]
-        self._admin_server = grpc_server(MAX_UPDATE_BYTES, interceptors)
+        self._admin_server = grpc_server(MAX_UPDATE_BYTES, interceptors, shares_port=share is not None)
         search_pb2_grpc.add_IndexAdminServiceServicer_to_server(self._admin, self._admin_server)  # type: ignore[no-untyped-call]
         for server, service in ((self._server, SEARCH_SERVICE), (self._admin_server, ADMIN_SERVICE)):
             health_pb2_grpc.add_HealthServicer_to_server(self._readiness.servicer, server)
@@ -159,7 +121,12 @@ class TandemServer:
 
     @classmethod
     async def start(
-        cls, config: ServerConfig, workspace: Workspace, activation: Activation | None = None
+        cls,
+        config: ServerConfig,
+        workspace: Workspace,
+        activation: Activation | None = None,
+        share: Share | None = None,
+        opened: Callable[[], Awaitable[None]] | None = None,
     ) -> "TandemServer":
         """Open the current bundle and the histories, warm the models, and listen.
 
@@ -167,16 +134,16 @@ class TandemServer:
             config: Limits, defaults, and where to listen.
             workspace: The store.
             activation: How another bundle becomes current; None: with a gate of default settings, and no mirror.
+            share: This server's place among several processes, for which somebody keeps the ports; None: it is alone.
+            opened: Awaited when all is ready, before anything listens.
         Raises:
             ConfigError: If an address cannot be listened on, or a certificate or the API keys cannot be used.
             ArtefactError: If there is no current bundle, or it or the history store does not verify.
         """
-        host = probe(config.address, "server.address")
-        admin_host = probe(config.admin_address, "server.admin_address")
-        if config.metrics_address:
-            probe(config.metrics_address, "server.metrics_address")
-        access = Access(config, workspace.root)
-        tracing = _tracing(config)
+        if share is None:
+            probe_all(config)
+        access = Access(config, workspace.root, share)
+        tracing = open_tracing(config)
         bundle = await asyncio.to_thread(open_current, workspace.bundles, config)
         histories = await asyncio.to_thread(open_histories, config, workspace)
         try:
@@ -185,23 +152,45 @@ class TandemServer:
                 LiveUpdates, bundle, workspace, max_changed=config.max_live_items, n_threads=config.n_threads
             )
             server = cls(
-                config, workspace, pipeline, updates, histories, activation or Activation(workspace), access, tracing
+                config,
+                workspace,
+                pipeline,
+                updates,
+                histories,
+                activation or Activation(workspace),
+                access,
+                tracing,
+                share,
             )
-            shown, admin_shown = (access.tls.credentials(), access.tls.credentials()) if access.tls else (None, None)
-            port = listen(server._server, config.address, "server.address", shown)
-            admin_port = listen(server._admin_server, config.admin_address, "server.admin_address", admin_shown)
-            if config.metrics_address:
-                server._endpoint = MetricsEndpoint.listen(config.metrics_address, server._metrics)
-                server.metrics_address = server._endpoint.address
-            await server._server.start()
-            await server._admin_server.start()
+            if opened is not None:
+                await opened()
+            await server._listen()
         except BaseException:
             histories.close()
             raise
-        server.address, server.admin_address = f"{host}:{port}", f"{admin_host}:{admin_port}"
         server._following = asyncio.create_task(server._follow())
         await server._readiness.begin()
         return server
+
+    async def _listen(self) -> None:
+        tls, config = self._access.tls, self._config
+        if config.metrics_address:
+            self._endpoint = MetricsEndpoint.listen(config.metrics_address, self._metrics)
+            self.metrics_address = self._endpoint.address
+        if self._siblings is not None:
+            await self._siblings.begin(self._service)
+        if self._share is None or self._share.takes_updates:
+            shown = tls.credentials() if tls is not None else None
+            self.admin_address = listen(self._admin_server, config.admin_address, "server.admin_address", shown)
+            await self._admin_server.start()
+        shown = tls.credentials() if tls is not None else None
+        self.address = listen(self._server, config.address, "server.address", shown)
+        await self._server.start()
+
+    @property
+    def is_wedged(self) -> bool:
+        """Whether the models are stuck with one search."""
+        return self._readiness.is_wedged
 
     @property
     def version(self) -> str:
@@ -285,13 +274,19 @@ class TandemServer:
 
     async def _follow(self) -> None:
         """Take in what another server of this store was told, and what was published, until cancelled."""
-        looked_at = time.monotonic()
+        await asyncio.gather(self._follow_updates(), self._follow_versions())  # opening a bundle holds up no updates
+
+    async def _follow_versions(self) -> None:
+        # a sibling that was told to go over is not long alone with it
+        wait_s = self._config.follow_s if self._share is None else min(FOLLOW_S, self._config.follow_s)
+        while True:
+            await asyncio.sleep(wait_s)
+            await self._follow_current()
+
+    async def _follow_updates(self) -> None:
         while True:
             await asyncio.sleep(FOLLOW_S)
             await asyncio.to_thread(self._access.follow)
-            if time.monotonic() - looked_at > self._config.follow_s:
-                looked_at = time.monotonic()
-                await self._follow_current()
             try:
                 await asyncio.get_running_loop().run_in_executor(self._updating, self._catch_up)
             except TandemError as exc:
@@ -338,6 +333,8 @@ class TandemServer:
                 idle_since = time.monotonic()
         await self._server.stop(None)  # only streams are left, such as health watches, which never end by themselves
         await stopping
+        if self._siblings is not None:
+            await self._siblings.end()
         if self._following is not None:
             self._following.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -351,29 +348,3 @@ class TandemServer:
             await asyncio.to_thread(self._endpoint.close)
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
-
-
-def _tracing(config: ServerConfig) -> "Tracing | None":
-    if config.otlp_endpoint is None:
-        return None
-    try:
-        from server.tracing import Tracing
-    except ImportError as exc:
-        raise ConfigError(
-            f"server.otlp_endpoint needs libraries that are not installed ({exc.name}); "
-            "`pip install -c constraints.txt '.[otel]'`, or leave it out"
-        ) from exc
-    return Tracing(config.otlp_endpoint, share=config.trace_share)
-
-
-def _pull(config: TandemConfig, workspace: Workspace) -> None:
-    """Fetch what the bundle store says is current, if there is one; what is here is served if it cannot be had."""
-    if config.bundle_store.uri is None:
-        return
-    from indexer.bundle_store import BundleStore
-
-    try:
-        version = BundleStore(config.bundle_store.uri).pull(workspace.bundles)
-        logger.info("bundle %s is what the bundle store says is current", version)
-    except ArtefactError as exc:
-        logger.error("nothing pulled, serving what is here: %s", exc)

@@ -36,6 +36,7 @@ from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.pipeline import Pipeline, present
 from server.ranking import Hit, RankedWindow, Run
 from server.requests import InvalidRequest, SearchCall, read_events, read_search
+from server.siblings import Siblings
 from server.status import Violation, details_trailer
 from server.wire import Malformed
 
@@ -153,7 +154,14 @@ def status_of(failure: TandemError) -> tuple[grpc.StatusCode, str]:
 class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
     """``tandem.search.v1.SearchService``."""
 
-    def __init__(self, pipeline: Pipeline, histories: Histories, config: ServerConfig, threads: Threads) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        histories: Histories,
+        config: ServerConfig,
+        threads: Threads,
+        siblings: Siblings | None = None,
+    ) -> None:
         """Serve a pipeline.
 
         Args:
@@ -161,12 +169,18 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
             histories: Where events go.
             config: Limits and defaults.
             threads: Where the work is done.
+            siblings: The other serving processes, if there are several; they answer for the pages that they began.
         """
         super().__init__(config, default_timeout_ms=config.default_timeout_ms)
         self.pipeline = pipeline
         self._histories = histories
         self._threads = threads
-        self._answers = KeptAnswers(ttl_s=config.page_ttl_s, max_answers=config.max_ranked_windows)
+        self._siblings = siblings
+        self._answers = KeptAnswers(
+            ttl_s=config.page_ttl_s,
+            max_answers=config.max_ranked_windows,
+            process=siblings.number if siblings is not None else None,
+        )
         self._searches = Admission(config.max_waiting_searches)
         self._writes = Admission(config.max_waiting_searches)
         self._suggestions = Admission(config.max_waiting_searches)
@@ -220,6 +234,8 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
             if call.page_token is None:
                 window, hits = await in_thread(self._threads.model, run, _first_page, pipeline, call, run)
                 answer, offset = self._answers.keep(window, call.digest), call.offset
+            elif self._siblings is not None and (holder := self._siblings.holder_of(call.page_token)) is not None:
+                return await self._siblings.search(holder, request, run)
             else:
                 answer, offset = self._answers.find(call.page_token, call.digest)
                 window = answer.window

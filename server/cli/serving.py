@@ -16,13 +16,21 @@ def serve(
     """Serve the current bundle over gRPC until SIGTERM or SIGINT."""
     import asyncio
 
-    from server.serve import serve as serve_bundle
+    from server.sharing import n_processes_of
 
     settings = list(overrides or ())
     if address is not None:
         settings.append(f'server.address="{address}"')
     workspace, config = open_store(store, settings)
-    asyncio.run(serve_bundle(config, workspace))
+    n_processes = n_processes_of(config.server)
+    if n_processes == 1:
+        from server.process import serve as serve_alone
+
+        asyncio.run(serve_alone(config, workspace))
+    else:
+        from server.supervisor import Supervisor
+
+        asyncio.run(Supervisor(config, workspace, n_processes=n_processes).run())
 
 
 def search(

@@ -28,9 +28,9 @@ class Gate:
         self._opened.set()
 
 
-def eventually(condition) -> None:
+def eventually(condition, *, within_s: float = 30) -> None:
     """Wait for what another thread is about to do."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)

@@ -129,6 +129,7 @@ def test_the_unit_waits_for_the_calls_in_flight_and_does_not_repeat_a_wrong_conf
     service = unit["Service"]
     assert int(service["TimeoutStopSec"]) > DEFAULTS.drain_timeout_s + 5
     assert (service["Restart"], service["RestartPreventExitStatus"]) == ("on-failure", "2")
+    assert service["KillMode"] == "mixed"  # processes that share a port are told to stop by the first one alone
     assert service["User"] != "root"
     assert int(service["LimitNOFILE"]) >= 65_536
 
@@ -151,6 +152,11 @@ def test_the_pod_listens_where_it_says(manifests, container, tmp_path):
     assert (annotations["prometheus.io/port"], annotations["prometheus.io/path"]) == (str(METRICS_PORT), "/metrics")
     (port,) = manifests["Service"]["spec"]["ports"]
     assert (port["port"], port["targetPort"]) == (PORT, "grpc")
+
+
+def test_the_pod_s_threads_fit_the_cores_that_it_asks_for(container, tmp_path):
+    config = settings_of({entry["name"]: entry["value"] for entry in container["env"]}, tmp_path)
+    assert config.processes * config.n_threads == int(container["resources"]["requests"]["cpu"])
 
 
 def test_labels_join_service_and_pods(manifests):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corpus.errors import BadPageToken
-from server.page_tokens import KeptAnswers, page_token
+from server.page_tokens import KeptAnswers, page_token, process_of
 from server.ranking import RankedWindow
 
 WINDOW = cast(RankedWindow, object())
@@ -64,6 +64,20 @@ def test_expired_answers_are_let_go():
     now[0] = 61.0
     kept.keep(WINDOW, DIGEST)
     assert len(kept) == 1
+
+
+def test_a_token_names_the_process_that_keeps_its_answer_if_there_are_several():
+    kept = KeptAnswers(ttl_s=60.0, max_answers=3, clock=lambda: 0.0, process=12)
+    answer = kept.keep(WINDOW, DIGEST)
+    token = page_token(answer.search_id, 20)
+    assert process_of(token) == 12
+    assert kept.find(token, DIGEST) == (answer, 20)
+    assert process_of(page_token(answers().keep(WINDOW, DIGEST).search_id, 20)) is None
+
+
+@pytest.mark.parametrize("name", ["", ".", ".x", "one.x", "-1.x", "1", "\u0661.x"])
+def test_a_name_without_a_number_is_no_process_s(name):
+    assert process_of(page_token(name, 0)) is None
 
 
 @given(st.text(max_size=300))

@@ -222,17 +222,17 @@ def test_a_pull_needs_a_bundle_store(versions, capsys):
 def test_a_server_fetches_what_is_current_and_serves_what_it_has_if_that_cannot_be_had(mirror, capsys, caplog):
     from indexer.config import BundleStoreConfig
     from server.config import TandemConfig
-    from server.serve import _pull
+    from server.opening import pull_current
 
     builder, host = mirror
     run(capsys, "publish", str(builder.root), "v3", "--force", "--reason", "it is the same")
     uri = (host.root.parent / "mirror").as_uri()
-    _pull(TandemConfig(bundle_store=BundleStoreConfig(uri=uri)), host)
+    pull_current(TandemConfig(bundle_store=BundleStoreConfig(uri=uri)), host)
     assert current_version(host.bundles) == "v3"
-    _pull(TandemConfig(bundle_store=BundleStoreConfig(uri=f"{uri}-elsewhere")), host)
+    pull_current(TandemConfig(bundle_store=BundleStoreConfig(uri=f"{uri}-elsewhere")), host)
     assert "serving what is here" in caplog.text
     assert current_version(host.bundles) == "v3"
-    _pull(TandemConfig(), host)
+    pull_current(TandemConfig(), host)
     assert current_version(host.bundles) == "v3"
 
 
