@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from corpus.errors import ArtefactError
+from corpus.errors import ArtefactError, DeadlineExceeded
 from corpus.events import HistoryEvent
 from corpus.items import ItemTable
 from rerank.config import RerankerConfig
@@ -37,6 +37,7 @@ FIRST_CHUNK = 16  # pairs: about one page of results, and enough to measure the 
 LAST_CHUNK = 32  # pairs: bounds how late a wrong estimate can make an answer
 LEAST_CHUNK = 4  # pairs: fewer are not worth a run of the model
 SAFETY = 0.8  # share of the time left that a chunk may be expected to take
+DOUBT = 0.9  # what is left of the known time per token, after a search that it kept from reading: it may be long past
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +108,12 @@ class Reranker:
     def with_blend(self, blend: "Blend | None") -> "Reranker":
         """Return the same cross-encoder under another blend, or under none."""
         return Reranker(self.scorer, self.passage_tokens, self.name_of, self.config, self.score_weights, blend)
+
+    def with_scorer(self, scorer: PairScorer) -> "Reranker":
+        """Return the same reranker, as fast as it is known to be, whose model somebody else runs."""
+        after = Reranker(scorer, self.passage_tokens, self.name_of, self.config, self.score_weights, self.blend)
+        after._seconds_per_token = self._seconds_per_token
+        return after
 
     def with_items(
         self, passage_tokens: PassageTokens, name_of: Callable[[str], str | None], blend: "Blend | None"
@@ -198,34 +205,50 @@ class Reranker:
         if deadline is None:
             logits[:] = self.scorer.heads(pairs)
             return n
+        lengths = pairs.lengths
         done = 0
         while done < n:
-            began = self.clock()
-            size = min(self._affordable(pairs, done, deadline - began), n - done)
+            began, backlog = self.clock(), self.scorer.backlog
+            size = min(self._affordable(lengths[done:], deadline - began, backlog, first=done == 0), n - done)
             if size == 0:
                 break
             chunk = slice(done, done + size)
-            logits[chunk] = self.scorer.heads(Pairs(prefixes=pairs.prefixes[chunk], passages=pairs.passages[chunk]))
-            self._learn(pairs, chunk, self.clock() - began)
+            n_tokens = sum(lengths[chunk]) + backlog
+            try:
+                logits[chunk] = self.scorer.heads(pairs.take(range(done, done + size)))
+            except DeadlineExceeded:  # it would have taken longer than this, or the call was cancelled
+                self._learn(n_tokens, self.clock() - began, at_least=True)
+                break
+            self._learn(n_tokens, self.clock() - began)
             done += size
         return done
 
-    def _affordable(self, pairs: Pairs, done: int, seconds_left: float) -> int:
-        """Return how many of the pairs from ``done`` on to score next; 0 to stop."""
-        most = FIRST_CHUNK if done == 0 else LAST_CHUNK
+    def _affordable(self, lengths: Sequence[int], seconds_left: float, backlog: int, *, first: bool) -> int:
+        """Return how many of the pairs to score next; 0 to stop.
+
+        Args:
+            lengths: Tokens of each pair that is left.
+            seconds_left: Until the deadline.
+            backlog: Tokens that the model reads for others before.
+            first: Whether nothing has been scored yet.
+        """
         if seconds_left <= 0:
             return 0
-        if self._seconds_per_token is None:
-            return most
-        lengths = [len(prefix) + len(passage) + 1 for prefix, passage in _slice(pairs, done, done + most)]
-        budget = SAFETY * seconds_left / self._seconds_per_token  # tokens
+        lengths = lengths[: FIRST_CHUNK if first else LAST_CHUNK]
+        known = self._seconds_per_token
+        if known is None:
+            return len(lengths)
+        budget = SAFETY * seconds_left / known - backlog  # tokens
         size = int(np.searchsorted(np.cumsum(lengths), budget, side="right"))
-        return size if size >= min(LEAST_CHUNK, len(lengths)) else 0
+        if size >= min(LEAST_CHUNK, len(lengths)):
+            return size
+        if first and backlog == 0:
+            self._seconds_per_token = DOUBT * known
+        return 0
 
-    def _learn(self, pairs: Pairs, chunk: slice, seconds: float) -> None:
-        n_tokens = sum(len(prefix) + len(passage) + 1 for prefix, passage in _slice(pairs, chunk.start, chunk.stop))
+    def _learn(self, n_tokens: int, seconds: float, *, at_least: bool = False) -> None:
         measured, known = seconds / n_tokens, self._seconds_per_token
-        if measured <= 0:  # a clock too coarse to tell
+        if measured <= 0 or (at_least and measured <= (known or 0)):  # a clock too coarse to tell; nothing learned
             return
         self._seconds_per_token = measured if known is None else 0.7 * known + 0.3 * measured
 
@@ -314,7 +337,3 @@ def join_reranker(
             f"expected the passages of {len(items):,} items, got {len(passage_tokens):,}; rebuild the bundle"
         )
     return Reranker(scorer, passage_tokens, item_names(items), config, score_weights)
-
-
-def _slice(pairs: Pairs, begin: int, end: int) -> list[tuple[TokenArray, TokenArray]]:
-    return list(zip(pairs.prefixes[begin:end], pairs.passages[begin:end], strict=True))

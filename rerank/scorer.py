@@ -50,6 +50,20 @@ class Pairs:
     prefixes: Sequence[TokenArray]  # [CLS] query [SEP] (history [SEP])
     passages: Sequence[TokenArray]
 
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each input, without padding."""
+        return [len(prefix) + len(passage) + 1 for prefix, passage in zip(self.prefixes, self.passages, strict=True)]
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all inputs, without padding."""
+        return sum(self.lengths)
+
+    def take(self, positions: Sequence[int]) -> "Pairs":
+        """Return some of the inputs."""
+        return Pairs(prefixes=[self.prefixes[p] for p in positions], passages=[self.passages[p] for p in positions])
+
 
 class PairScorer:
     """Scores pairs through any engine; higher is better."""
@@ -77,6 +91,11 @@ class PairScorer:
         self._head_weights = weight_array(head_weights)
         self._probability_maps = probability_maps
         self._batch_tokens = batch_tokens
+
+    @property
+    def backlog(self) -> int:
+        """How many tokens it would read for others, before it reads anything that is asked for now."""
+        return 0
 
     def score(self, pairs: Pairs) -> FloatArray:
         """Return the values to rank pairs by: float32 (n,), in the order of the pairs."""
@@ -115,7 +134,7 @@ class PairScorer:
         )
 
     def _batches(self, pairs: Pairs) -> list[list[int]]:
-        lengths = [len(a) + len(b) + 1 for a, b in zip(pairs.prefixes, pairs.passages, strict=True)]
+        lengths = pairs.lengths
         batches: list[list[int]] = []
         for position in sorted(range(len(lengths)), key=lengths.__getitem__):
             # rising lengths: the newest pair is the longest, so it decides the padded width

@@ -77,6 +77,10 @@ class Retriever:
         """Return a retriever that looks its vectors up in another index of the same catalogue."""
         return Retriever(self.encoder, vector_index, self.lexical_index, self.weights, self.query_log)
 
+    def with_encoder(self, encoder: TextEncoder) -> "Retriever":
+        """Return a retriever over the same parts whose queries another encoder of the same numbers embeds."""
+        return Retriever(encoder, self.vector_index, self.lexical_index, self.weights, self.query_log)
+
     def with_query_log(self, query_log: QueryLog | None) -> "Retriever":
         """Return a retriever over the same parts with another log."""
         return Retriever(self.encoder, self.vector_index, self.lexical_index, self.weights, query_log)

@@ -1,6 +1,7 @@
 """What the smaller calls do with one version of the server: complete queries, order given items, embed texts."""
 
 import logging
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -111,7 +112,7 @@ def _own_searches(histories: Histories, call: SuggestCall) -> list[str]:
 
 
 class Towers:
-    """Embeds texts as queries or as items. For one thread at a time."""
+    """Embeds texts as queries or as items. Safe for several threads: those who embed items take turns."""
 
     def __init__(self, *, n_threads: int | None) -> None:
         """Open nothing yet.
@@ -120,6 +121,7 @@ class Towers:
             n_threads: Of an item encoder with an engine of its own.
         """
         self._n_threads = n_threads
+        self._items = threading.Lock()  # guards the next, and keeps two from opening it at once
         self._item_encoder: TextEncoder | None = None  # of the version that was asked last
 
     def embed(self, bundle: Bundle, texts: Sequence[str], role: Role) -> list[search_pb2.Embedding]:
@@ -132,8 +134,12 @@ class Towers:
         Raises:
             UpdatesRefused: If the bundle has no item encoder.
         """
-        encoder = bundle.retriever.encoder if role is Role.QUERY else self._of_items(bundle)
-        return [search_pb2.Embedding(values=vector) for vector in encoder.encode(texts).tolist()]
+        if role is Role.QUERY:
+            vectors = bundle.retriever.encoder.encode(texts)
+        else:
+            with self._items:
+                vectors = self._of_items(bundle).encode(texts)
+        return [search_pb2.Embedding(values=vector) for vector in vectors.tolist()]
 
     def _of_items(self, bundle: Bundle) -> TextEncoder:
         wanted = bundle.manifest.retriever.item_encoder_fingerprint

@@ -7,12 +7,12 @@ not. A service's own name stands for readiness: calls should go elsewhere while 
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from server.credentials import PLAIN, Credentials
-from server.model_thread import ModelThread
 from server.pb.tandem.search.v1 import search_pb2
 
 logger = logging.getLogger(__name__)
@@ -21,21 +21,21 @@ SEARCH_SERVICE = search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_na
 ADMIN_SERVICE = search_pb2.DESCRIPTOR.services_by_name["IndexAdminService"].full_name
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-POLL_S = 0.1  # between looks at the model thread
+POLL_S = 0.1  # between looks at how long the models have been busy
 
 
 class Readiness:
     """Says of each service whether it wants calls; the search service does not while its models are stuck."""
 
-    def __init__(self, thread: ModelThread, *, wedged_after_s: float) -> None:
+    def __init__(self, busy_s: Callable[[], float], *, wedged_after_s: float) -> None:
         """Begin unready.
 
         Args:
-            thread: Of the models.
-            wedged_after_s: Seconds after which one piece of its work counts as stuck.
+            busy_s: Tells for how long the longest of the present searches, and of the models' runs, has been going on.
+            wedged_after_s: Seconds after which it counts as stuck.
         """
         self.servicer = health.aio.HealthServicer()
-        self._thread = thread
+        self._busy_s = busy_s
         self._wedged_after_s = wedged_after_s
         self._watching: asyncio.Task[None] | None = None
         self.is_wedged = False  # the models have been stuck, and are
@@ -58,7 +58,7 @@ class Readiness:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(POLL_S)
-            is_wedged = self._thread.busy_s > self._wedged_after_s
+            is_wedged = self._busy_s() > self._wedged_after_s
             if is_wedged == self.is_wedged:
                 continue
             self.is_wedged = is_wedged

@@ -77,7 +77,7 @@ class Metrics:
         )
         self._busy = Gauge(
             "tandem_model_busy_seconds",
-            "For how long the models have been busy with one piece of work.",
+            "For how long the longest of the present searches, and of the models' runs, has been going on.",
             registry=self.registry,
         )
         self._state = _State()
@@ -124,7 +124,7 @@ class Metrics:
             queues: Places for calls, by what they are for.
             manifest: Tells which bundle answers new calls.
             n_live: Counts the items that differ from it.
-            busy_s: Tells for how long the models have been busy with one piece of work.
+            busy_s: Tells for how long the longest of the present searches, and of the models' runs, has been going on.
             expires: Tells when the certificate ends; None without one.
         """
         self._state.queues, self._state.manifest, self._state.expires = queues, manifest, expires

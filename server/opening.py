@@ -12,6 +12,7 @@ from server.config import ServerConfig, TandemConfig
 from server.histories import Histories
 from server.pipeline import Pipeline
 from server.ranking import Run, SearchTask
+from server.searching import Searching
 
 if TYPE_CHECKING:
     from server.tracing import Tracing
@@ -47,8 +48,11 @@ def pull_current(config: TandemConfig, workspace: Workspace) -> None:
         logger.error("nothing pulled, serving what is here: %s", exc)
 
 
-def warm(bundle: Bundle, histories: Histories, config: ServerConfig) -> Pipeline:
-    """Return a pipeline that has searched once, so that no shopper waits for lazy set-up."""
+def warm(bundle: Bundle, histories: Histories, config: ServerConfig, searching: Searching) -> Pipeline:
+    """Return a pipeline that has searched once, so that no shopper waits for lazy set-up.
+
+    It searches on this thread, beside the models' owners, who go on with the searches of the bundle before.
+    """
     pipeline = Pipeline(bundle, histories, hide_out_of_stock=config.hide_out_of_stock)
     bundle.items.row_of(bundle.items.item(0).item_id)  # makes the look-up, which a search without history never asks
     bundle.suggestions.warm()
@@ -56,7 +60,7 @@ def warm(bundle: Bundle, histories: Histories, config: ServerConfig) -> Pipeline
         query=bundle.items.item(0).title, retrieval_depth=config.retrieval_depth, rerank_depth=config.rerank_depth
     )
     pipeline.search(task, Run(deadline=float("inf")))
-    return pipeline
+    return Pipeline(searching.take(bundle), histories, hide_out_of_stock=config.hide_out_of_stock)
 
 
 def open_tracing(config: ServerConfig) -> "Tracing | None":

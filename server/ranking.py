@@ -1,10 +1,14 @@
 """What the stages of a search hand to each other, and the clock that runs beside them."""
 
+import math
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 from corpus.errors import DeadlineExceeded
 from corpus.events import HistoryEvent
@@ -147,6 +151,8 @@ class Run:
     rerank_depth: int | None = None  # candidates that the cross-encoder was to read; None: nothing was searched
     n_reranked: int = 0  # of them, how many it read
     history_errors: list[str] = field(default_factory=list)  # "read" or "write", for each that failed
+    is_cancelled: bool = False  # nobody waits for the answer any more
+    _pending: Future[Any] | None = field(default=None, init=False, repr=False)  # what it waits for
 
     def note(self, name: str, started: float) -> None:
         """Note that a stage ends now which began at ``time.perf_counter()`` seconds."""
@@ -181,6 +187,43 @@ class Run:
         if not self.has_time():
             raise DeadlineExceeded("the call's deadline passed before it could be answered; allow it more time")
 
+    def cancel(self) -> None:
+        """Let the work end soon: a call that nobody waits for has no time left. From any thread."""
+        self.is_cancelled = True
+        self.deadline = -math.inf
+        pending = self._pending
+        if pending is not None:
+            pending.cancel()
+
+    @contextmanager
+    def waiting_for(self, future: Future[Any]) -> Iterator[None]:
+        """Let ``cancel`` end the wait for a future."""
+        self._pending = future
+        if self.is_cancelled:  # a moment ago
+            future.cancel()
+        try:
+            yield
+        finally:
+            self._pending = None
+
     def degrade(self, reason: DegradationReason, message: str) -> None:
         """Note that the answer lacks something."""
         self.degraded.append(Degradation(reason=reason, message=message))
+
+
+_PRESENT: ContextVar[Run | None] = ContextVar("present", default=None)
+
+
+def present_run() -> Run | None:
+    """Return the clock of the search that this thread is at; None outside of any."""
+    return _PRESENT.get()
+
+
+@contextmanager
+def as_present(run: Run) -> Iterator[None]:
+    """Let a run be the present one of this thread."""
+    token = _PRESENT.set(run)
+    try:
+        yield
+    finally:
+        _PRESENT.reset(token)

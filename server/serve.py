@@ -29,11 +29,11 @@ from server.health import ADMIN_SERVICE, SEARCH_SERVICE, Readiness
 from server.histories import Histories, open_histories
 from server.listening import grpc_server, listen, probe_all
 from server.metrics import Metrics, MetricsEndpoint
-from server.model_thread import ModelThread
 from server.observing import Observer, Observing
 from server.opening import open_current, open_tracing, warm
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.pipeline import Pipeline
+from server.searching import Searching
 from server.service import SearchService, Threads
 from server.sharing import Share
 from server.siblings import Siblings
@@ -66,6 +66,7 @@ class TandemServer:
         access: Access,
         tracing: "Tracing | None",
         share: Share | None,
+        searching: Searching,
     ) -> None:
         """Join the parts; ``start`` makes them."""
         self._activation = activation
@@ -74,9 +75,9 @@ class TandemServer:
         self._workspace = workspace
         self._histories = histories
         self._access = access
-        model = ModelThread()
+        self._searching = searching
         self._threads = Threads(
-            model=model,
+            search=searching.threads,
             disk=ThreadPoolExecutor(N_DISK_THREADS, thread_name_prefix="disk"),
         )
         self._built = pipeline  # over the bundle as it was built
@@ -88,14 +89,14 @@ class TandemServer:
         self._service = SearchService(pipeline, histories, config, self._threads, self._siblings)
         self._admin = IndexAdminService(updates, self._publish, workspace.bundles, config, self._updating, self)
         self._following: asyncio.Task[None] | None = None
-        self._readiness = Readiness(model, wedged_after_s=config.wedged_after_s)
+        self._readiness = Readiness(lambda: searching.busy_s, wedged_after_s=config.wedged_after_s)
         self._reloading = asyncio.Lock()
         self._metrics = Metrics()
         self._metrics.watch(
             queues={**self._service.queues, **self._admin.queues},
             manifest=lambda: self._service.pipeline.bundle.manifest,
             n_live=lambda: updates.n_changed,
-            busy_s=lambda: model.busy_s,
+            busy_s=lambda: searching.busy_s,
             expires=lambda: access.tls.certificate.not_after if access.tls is not None else None,
         )
         self._endpoint: MetricsEndpoint | None = None
@@ -146,10 +147,11 @@ class TandemServer:
         tracing = open_tracing(config)
         bundle = await asyncio.to_thread(open_current, workspace.bundles, config)
         histories = await asyncio.to_thread(open_histories, config, workspace)
+        searching = Searching(config)
         try:
-            pipeline = await asyncio.to_thread(warm, bundle, histories, config)
+            pipeline = await asyncio.to_thread(warm, bundle, histories, config, searching)
             updates = await asyncio.to_thread(
-                LiveUpdates, bundle, workspace, max_changed=config.max_live_items, n_threads=config.n_threads
+                LiveUpdates, pipeline.bundle, workspace, max_changed=config.max_live_items, n_threads=config.n_threads
             )
             server = cls(
                 config,
@@ -161,11 +163,13 @@ class TandemServer:
                 access,
                 tracing,
                 share,
+                searching,
             )
             if opened is not None:
                 await opened()
             await server._listen()
         except BaseException:
+            searching.close()
             histories.close()
             raise
         server._following = asyncio.create_task(server._follow())
@@ -213,7 +217,7 @@ class TandemServer:
         self._tried = current or self._tried
         if current != self.version:
             bundle = await asyncio.to_thread(open_current, self._workspace.bundles, self._config)
-            await self._go_over(await asyncio.to_thread(warm, bundle, self._histories, self._config))
+            await self._go_over(await asyncio.to_thread(warm, bundle, self._histories, self._config, self._searching))
         return self.version
 
     async def _go_over(self, pipeline: Pipeline) -> None:
@@ -235,7 +239,7 @@ class TandemServer:
                 if outcome is None or outcome.verdict != "refused":  # opened before anything points at it
                     folder = self._workspace.bundles / version
                     bundle = await asyncio.to_thread(open_bundle, folder, n_threads=self._config.n_threads)
-                    pipeline = await asyncio.to_thread(warm, bundle, self._histories, self._config)
+                    pipeline = await asyncio.to_thread(warm, bundle, self._histories, self._config, self._searching)
                 await asyncio.to_thread(self._activation.publish, version, outcome, reason)
             except (ArtefactError, DeviceUnavailable) as exc:
                 raise ActivationRefused(f"{exc}; {self.version} is still served") from exc
@@ -341,7 +345,7 @@ class TandemServer:
                 await self._following
         self._updating.shutdown()
         self._updates.close()
-        self._threads.model.shutdown(cancel_futures=True)
+        self._searching.close()
         self._threads.disk.shutdown()
         self._histories.close()
         if self._endpoint is not None:

@@ -34,7 +34,7 @@ from server.observing import observe
 from server.page_tokens import KeptAnswers, page_token
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.pipeline import Pipeline, present
-from server.ranking import Hit, RankedWindow, Run
+from server.ranking import Hit, RankedWindow, Run, as_present
 from server.requests import InvalidRequest, SearchCall, read_events, read_search
 from server.siblings import Siblings
 from server.status import Violation, details_trailer
@@ -85,7 +85,7 @@ def refusing_the_rest(servicer: type[S]) -> type[S]:
 class Threads:
     """Where work is done that would hold up the event loop."""
 
-    model: Executor  # one thread: the owner of the models
+    search: Executor  # whole searches, side by side; they ask the owners of the models
     disk: Executor  # writes events, fetches the items of further pages
 
 
@@ -232,7 +232,7 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
         pipeline = self.pipeline  # this call's version, whatever is published meanwhile
         with self._searches.admit():
             if call.page_token is None:
-                window, hits = await in_thread(self._threads.model, run, _first_page, pipeline, call, run)
+                window, hits = await in_thread(self._threads.search, run, _first_page, pipeline, call, run)
                 answer, offset = self._answers.keep(window, call.digest), call.offset
             elif self._siblings is not None and (holder := self._siblings.holder_of(call.page_token)) is not None:
                 return await self._siblings.search(holder, request, run)
@@ -310,7 +310,7 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
         call = read_rerank(request, self._config, now=datetime.now(UTC))
         pipeline = self.pipeline
         with self._searches.admit():
-            return await in_thread(self._threads.model, run, rerank, pipeline, call, run)
+            return await in_thread(self._threads.search, run, rerank, pipeline, call, run)
 
     async def _embed(self, request: search_pb2.EmbedRequest, run: Run) -> search_pb2.EmbedResponse:
         call = read_embed(request, self._config)
@@ -319,7 +319,7 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
         with self._searches.admit():
             for begin in range(0, len(call.texts), TEXTS_AT_A_TIME):
                 texts = call.texts[begin : begin + TEXTS_AT_A_TIME]
-                embeddings += await in_thread(self._threads.model, run, self._towers.embed, bundle, texts, call.role)
+                embeddings += await in_thread(self._threads.search, run, self._towers.embed, bundle, texts, call.role)
         return search_pb2.EmbedResponse(embeddings=embeddings, model_versions=model_versions_message(bundle.manifest))
 
     async def _delete_user(self, request: search_pb2.DeleteUserRequest, run: Run) -> search_pb2.DeleteUserResponse:
@@ -342,16 +342,21 @@ def _page(window: RankedWindow, offset: int, page_size: int, run: Run) -> tuple[
 async def in_thread(executor: Executor, run: Run, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Do work in a thread, unless its deadline passes while it waits there.
 
-    A caller that hangs up while its work waits frees its place: the cancelled future is never run.
+    A caller that hangs up frees its place. Work that still waits is never run; what runs has no time left from then on.
     """
     queued = time.perf_counter()
 
     def begin() -> T:
         run.note("wait", queued)
         run.check_time()
-        return work(*args, **kwargs)
+        with as_present(run):
+            return work(*args, **kwargs)
 
-    return await asyncio.wrap_future(executor.submit(begin))
+    try:
+        return await asyncio.wrap_future(executor.submit(begin))
+    except asyncio.CancelledError:
+        run.cancel()
+        raise
 
 
 def _violations(failure: TandemError) -> list[Violation]:

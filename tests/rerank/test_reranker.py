@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from corpus.errors import ArtefactError
+from corpus.errors import ArtefactError, DeadlineExceeded
 from corpus.events import EventType, HistoryEvent
 from corpus.items import ItemTable
 from corpus.prepared import Prepared
@@ -13,7 +13,7 @@ from rerank.blend import Blend
 from rerank.inputs import PassageTokens
 from rerank.model_info import RerankerModelInfo
 from rerank.reranker import DEADLINE, FAILED, FIRST_CHUNK, Reranker, join_reranker
-from rerank.scorer import open_torch_scorer
+from rerank.scorer import Pairs, PairScorer, open_torch_scorer
 from retrieval.passages import passages
 from tests.rerank.scripted import CONFIG, N_ITEMS, SECONDS_PER_PAIR, candidates, check, check_order
 
@@ -92,6 +92,74 @@ def test_a_known_speed_makes_even_the_first_chunk_fit(build):
     check(answer, N_ITEMS)
     assert 4 <= answer.n_scored <= 8
     assert engine.now <= deadline
+
+
+@pytest.mark.parametrize(("n_before", "n_scored"), [(0, 24), (18, 6), (21, 0)])
+def test_what_the_model_reads_for_others_before_takes_of_the_time(build, monkeypatch, n_before: int, n_scored: int):
+    reranker, engine = build(float)
+    reranker.rerank("red shoe", (), candidates(16), deadline=engine.now + 1.0)
+    n_tokens = len(reranker._prefix("red shoe", ())) + len(reranker.passage_tokens.of(0)) + 1
+    backlog = [n_before * n_tokens]
+    monkeypatch.setattr(PairScorer, "backlog", property(lambda _: backlog[0]))
+    monkeypatch.setattr("rerank.reranker.FIRST_CHUNK", 32)
+    deadline = engine.now + 30 * SECONDS_PER_PAIR  # eight tenths of which are 24 pairs
+    run = engine.run
+
+    def run_later(*arrays: np.ndarray) -> np.ndarray:
+        engine.now += backlog[0] / n_tokens * SECONDS_PER_PAIR
+        backlog[0] = 0
+        return run(*arrays)
+
+    monkeypatch.setattr(engine, "run", run_later)
+    answer = reranker.rerank("red shoe", (), candidates(30), deadline=deadline)
+    check(answer, 30)
+    assert answer.n_scored in (n_scored, n_scored + 4)  # what is left then may do for the least chunk
+    assert engine.now <= deadline
+    # waiting was no slowness of the model
+    assert reranker._seconds_per_token == pytest.approx(SECONDS_PER_PAIR / n_tokens)
+
+
+def test_a_scorer_that_has_no_time_ends_the_reading(build, monkeypatch):
+    reranker, engine = build(float)
+    heads = reranker.scorer.heads
+
+    def kept_by_others(pairs: Pairs) -> np.ndarray:
+        if engine.n_run:
+            engine.now += 50.0
+            raise DeadlineExceeded("too late")
+        return heads(pairs)
+
+    monkeypatch.setattr(reranker.scorer, "heads", kept_by_others)
+    answer = reranker.rerank("red shoe", (), candidates(N_ITEMS), deadline=engine.now + 10.0)
+    check(answer, N_ITEMS)
+    assert (answer.degraded, answer.n_scored) == (DEADLINE, FIRST_CHUNK)
+    known = reranker._seconds_per_token
+    assert known is not None
+    assert known > 0.05  # it took at least so long: 50 s for the chunk, of which three tenths count
+
+    def cancelled(pairs: Pairs) -> np.ndarray:
+        engine.now += 1e-6
+        raise DeadlineExceeded("cancelled")
+
+    monkeypatch.setattr(reranker.scorer, "heads", cancelled)
+    answer = reranker.rerank("red shoe", (), candidates(N_ITEMS), deadline=engine.now + 1e4)
+    assert (answer.degraded, answer.n_scored) == (DEADLINE, 0)
+    assert reranker._seconds_per_token == known  # which tells nothing
+
+
+def test_slowness_that_is_over_is_found_out(build):
+    reranker, engine = build(float)
+    reranker._seconds_per_token = 1.0
+    n_calls = 0
+    while not engine.n_run:
+        answer = reranker.rerank("red shoe", (), candidates(N_ITEMS), deadline=engine.now + 0.1)
+        check(answer, N_ITEMS)
+        n_calls += 1
+        assert n_calls < 100
+    assert n_calls > 10  # and not tried all the time
+    for _ in range(5):
+        answer = reranker.rerank("red shoe", (), candidates(N_ITEMS), deadline=engine.now + 0.1)
+    assert answer.n_scored == N_ITEMS
 
 
 @pytest.mark.parametrize("left", [-1.0, 0.0, 2 * SECONDS_PER_PAIR])

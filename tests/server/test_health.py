@@ -7,7 +7,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from corpus.errors import ArtefactError, ConfigError
 from server.cli.app import main
 from server.health import ADMIN_SERVICE, SEARCH_SERVICE, check_health
-from server.model_thread import ModelThread
 from server.pb.tandem.search.v1 import search_pb2 as pb
 from server.pb.tandem.search.v1 import search_pb2_grpc
 from server.serve import TandemServer
@@ -73,28 +72,6 @@ def test_a_stopping_server_stays_unready_though_its_models_go_on(loop, own_store
         stopping.result(60)
     assert seen[:2] == [1, 2]  # SERVING, NOT_SERVING
     assert set(seen[2:]) <= {2}
-
-
-def test_a_queue_is_no_work(monkeypatch):
-    thread = ModelThread()
-    try:
-        now = [100.0]
-        monkeypatch.setattr("server.model_thread.time.monotonic", lambda: now[0])
-        seen: list[float] = []
-
-        def work(seconds: float) -> None:
-            now[0] += seconds
-            seen.append(thread.busy_s)
-
-        for future in [thread.submit(work, seconds) for seconds in (3.0, 4.0)]:
-            future.result(60)
-        assert seen == [3.0, 4.0]
-        with pytest.raises(ZeroDivisionError):
-            thread.submit(lambda: 1 / 0).result(60)
-        assert thread.submit(lambda: thread.busy_s).result(60) == 0
-    finally:
-        thread.shutdown()
-    assert thread.busy_s == 0
 
 
 @pytest.mark.parametrize("path", ["tandem.toml/history.sqlite3", "/proc/nowhere/history.sqlite3"])

@@ -36,7 +36,7 @@ def test_a_full_house_says_so_and_when_to_come_back(store, serving, tmp_path, mo
 
 def test_a_caller_who_hangs_up_frees_the_place_and_costs_nothing(store, serving, tmp_path, monkeypatch):
     with (
-        serving(store, max_waiting_searches=2, history_path=str(tmp_path / "h")) as (server, _),
+        serving(store, search_threads=1, max_waiting_searches=2, history_path=str(tmp_path / "h")) as (server, _),
         grpc.insecure_channel(server.address) as channel,
     ):
         stub = search_pb2_grpc.SearchServiceStub(channel)
@@ -56,7 +56,7 @@ def test_a_caller_who_hangs_up_frees_the_place_and_costs_nothing(store, serving,
 
 def test_a_call_whose_deadline_passes_while_it_waits_never_runs(store, serving, tmp_path, monkeypatch):
     with (
-        serving(store, history_path=str(tmp_path / "h")) as (server, _),
+        serving(store, search_threads=1, history_path=str(tmp_path / "h")) as (server, _),
         grpc.insecure_channel(server.address) as channel,
     ):
         stub = search_pb2_grpc.SearchServiceStub(channel)
