@@ -201,21 +201,30 @@ class Reranker:
 
     def _score(self, pairs: Pairs, logits: FloatArray, deadline: float | None) -> int:
         """Fill ``logits`` from the first pair on while time lasts; returns how many were scored."""
-        n = len(logits)
+        unread = self.scorer.recall(pairs, logits)
+        done = self._read_on(pairs, unread, logits, deadline)
+        if done == len(unread):
+            return len(logits)
+        logits[unread[done] :] = np.nan  # what is known of those behind does not count
+        return unread[done]
+
+    def _read_on(self, pairs: Pairs, unread: list[int], logits: FloatArray, deadline: float | None) -> int:
+        """Read pairs from the first on while time lasts; returns how many of ``unread`` were."""
         if deadline is None:
-            logits[:] = self.scorer.heads(pairs)
-            return n
-        lengths = pairs.lengths
+            if unread:
+                logits[unread] = self.scorer.heads(pairs.take(unread))
+            return len(unread)
+        lengths = pairs.take(unread).lengths
         done = 0
-        while done < n:
+        while done < len(unread):
             began, backlog = self.clock(), self.scorer.backlog
-            size = min(self._affordable(lengths[done:], deadline - began, backlog, first=done == 0), n - done)
+            size = self._affordable(lengths[done:], deadline - began, backlog, first=done == 0)
             if size == 0:
                 break
             chunk = slice(done, done + size)
             n_tokens = sum(lengths[chunk]) + backlog
             try:
-                logits[chunk] = self.scorer.heads(pairs.take(range(done, done + size)))
+                logits[unread[chunk]] = self.scorer.heads(pairs.take(unread[chunk]))
             except DeadlineExceeded:  # it would have taken longer than this, or the call was cancelled
                 self._learn(n_tokens, self.clock() - began, at_least=True)
                 break

@@ -97,6 +97,15 @@ class PairScorer:
         """How many tokens it would read for others, before it reads anything that is asked for now."""
         return 0
 
+    def recall(self, pairs: Pairs, logits: FloatArray) -> list[int]:
+        """Fill in what is known already; return the positions of all other pairs, ascending: here of all.
+
+        Args:
+            pairs: What is to be read.
+            logits: float32 (n, 3), to be filled in.
+        """
+        return list(range(len(pairs.passages)))
+
     def score(self, pairs: Pairs) -> FloatArray:
         """Return the values to rank pairs by: float32 (n,), in the order of the pairs."""
         return self.ranking_values(self.heads(pairs))

@@ -3,6 +3,7 @@
 Names follow Prometheus's habits: base units (seconds), ``_total`` for what only grows.
 """
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from indexer.manifest import BundleManifest
@@ -19,10 +20,12 @@ from server.admission import Admission
 from server.listening import cannot_listen, split_address
 from server.observing import FinishedCall
 from server.ranking import DegradationReason
+from server.searching import Searching
 
 # a stage takes tenths of a millisecond or, at worst, the default budget of a call; a call with embedding a minute
 STAGE_BUCKETS_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 CALL_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 20.0, 60.0)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # texts or pairs; a whole search's are rarely more
 DEPTH_BUCKETS = (0, 1, 5, 10, 20, 30, 50, 75, 100, 150, 200)
 if TYPE_CHECKING:
     from server.joint_metrics import JointMetrics
@@ -59,7 +62,9 @@ class Metrics:
             registry=self.registry,
         )
         self._pairs = Counter(
-            "tandem_reranked_pairs", "Pairs of query and item that the cross-encoder read.", registry=self.registry
+            "tandem_reranked_pairs",
+            "Pairs of query and item that the cross-encoder read, or had read before.",
+            registry=self.registry,
         )
         self._degraded = Counter(
             "tandem_degraded_answers", "Answers that lack something, by reason.", ("reason",), registry=self.registry
@@ -115,7 +120,7 @@ class Metrics:
         queues: Mapping[str, Admission],
         manifest: Callable[[], BundleManifest],
         n_live: Callable[[], int],
-        busy_s: Callable[[], float],
+        searching: Searching,
         expires: Callable[[], datetime | None],
     ) -> None:
         """Read what a server knows of itself whenever somebody asks.
@@ -124,12 +129,13 @@ class Metrics:
             queues: Places for calls, by what they are for.
             manifest: Tells which bundle answers new calls.
             n_live: Counts the items that differ from it.
-            busy_s: Tells for how long the longest of the present searches, and of the models' runs, has been going on.
+            searching: The models' owners, and what is kept of what the models said.
             expires: Tells when the certificate ends; None without one.
         """
         self._state.queues, self._state.manifest, self._state.expires = queues, manifest, expires
+        self.registry.register(_Models(searching))
         self._live_items.set_function(n_live)
-        self._busy.set_function(busy_s)
+        self._busy.set_function(lambda: searching.busy_s)
 
 
 class _State(Collector):
@@ -165,6 +171,42 @@ class _State(Collector):
         if moment is not None:
             ends.add_metric([], moment.timestamp())
         yield from (bundle, n_items, ends)
+
+
+class _Models(Collector):
+    """What the models' owners and the caches know of themselves, read when somebody asks."""
+
+    def __init__(self, searching: Searching) -> None:
+        self._searching = searching
+
+    def collect(self) -> Iterable[Metric]:
+        sizes = HistogramMetricFamily(
+            "tandem_model_batch_size", "Texts or pairs that went through a model in one run.", labels=["model"]
+        )
+        waiting = GaugeMetricFamily(
+            "tandem_model_waiting", "Searches that wait for a model to have its next run.", labels=["model"]
+        )
+        dropped = CounterMetricFamily(
+            "tandem_model_dropped",
+            "What searches asked of a model and was dropped before it cost anything, by reason.",
+            labels=["model", "reason"],
+        )
+        for owner in self._searching:
+            runs = dict(owner.sizes)  # of this moment
+            bounds = [(str(float(bound)), bound) for bound in BATCH_BUCKETS] + [("+Inf", math.inf)]
+            buckets = [(name, float(sum(n for size, n in runs.items() if size <= bound))) for name, bound in bounds]
+            sizes.add_metric([owner.name], buckets, float(sum(size * n for size, n in runs.items())))
+            waiting.add_metric([owner.name], owner.n_waiting)
+            dropped.add_metric([owner.name, "expired"], owner.n_expired)
+            dropped.add_metric([owner.name, "cancelled"], owner.n_cancelled)
+        hits = CounterMetricFamily("tandem_cache_hits", "Answers of a model that were still known.", labels=["cache"])
+        misses = CounterMetricFamily("tandem_cache_misses", "Answers of a model that were not.", labels=["cache"])
+        size = GaugeMetricFamily("tandem_cache_bytes", "Memory of known answers, about.", labels=["cache"])
+        for cache in self._searching.caches:
+            hits.add_metric([cache.name], cache.n_hits)
+            misses.add_metric([cache.name], cache.n_misses)
+            size.add_metric([cache.name], cache.size_bytes)
+        yield from (sizes, waiting, dropped, hits, misses, size)
 
 
 class MetricsEndpoint:

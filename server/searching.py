@@ -1,29 +1,34 @@
-"""The threads of searching: those on which whole searches run side by side, and the owners of both models."""
+"""What all searches of a server share: the threads that they run on, the models' owners, and what the models said."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 
-from indexer.bundle import Bundle
+from indexer.bundle import RERANKER_FOLDER, Bundle
 from rerank.scorer import BATCH_TOKENS
 from retrieval.encoder import CPU_TOKEN_BUDGET
 from server.batching import BatchingEncoder, BatchingScorer
+from server.caches import Cache
 from server.config import ServerConfig
 from server.model_owner import ModelOwner
 from server.search_threads import SearchThreads
 
 
 class Searching:
-    """The threads of one server. They outlive bundles: each owner runs one kind of model, whichever bundle it is of."""
+    """The threads and caches of one server. They outlive bundles: an owner runs one kind of model, of any bundle."""
 
     def __init__(self, config: ServerConfig) -> None:
         """Start the threads.
 
         Args:
-            config: How many searches run side by side.
+            config: How many searches run side by side, and how large caches are.
         """
         self.threads = SearchThreads(config.search_threads)
         self.encoder = self._owner("encoder", CPU_TOKEN_BUDGET)
         self.reranker = self._owner("reranker", BATCH_TOKENS)
+        self._embeddings: Cache[tuple[str, str]] = Cache("embedding", config.query_cache_mib << 20)
+        self._scores: Cache[bytes] = Cache("score", config.score_cache_mib << 20)
+        self.caches = (self._embeddings, self._scores)
 
     def __iter__(self) -> Iterator[ModelOwner]:
         """Go over the owners."""
@@ -36,12 +41,12 @@ class Searching:
 
     def take(self, bundle: Bundle) -> Bundle:
         """Return a bundle whose models their owners run."""
-        reranker = bundle.reranker
-        return replace(
-            bundle,
-            retriever=bundle.retriever.with_encoder(BatchingEncoder(bundle.retriever.encoder, self.encoder)),
-            reranker=reranker and reranker.with_scorer(BatchingScorer(reranker.scorer, self.reranker)),
-        )
+        retriever, reranker = bundle.retriever, bundle.reranker
+        if reranker is not None:
+            scorer = BatchingScorer(reranker.scorer, self.reranker, self._scores, _exported_reranker(bundle))
+            reranker = reranker.with_scorer(scorer)
+        encoder = BatchingEncoder(retriever.encoder, self.encoder, self._embeddings)
+        return replace(bundle, retriever=retriever.with_encoder(encoder), reranker=reranker)
 
     def close(self) -> None:
         """End the threads, once no call waits for them any more."""
@@ -51,3 +56,11 @@ class Searching:
 
     def _owner(self, name: str, token_budget: int) -> ModelOwner:
         return ModelOwner(name, token_budget=token_budget, n_searching=lambda: self.threads.n_running)
+
+
+def _exported_reranker(bundle: Bundle) -> str:
+    """Say which exported cross-encoder a bundle has: one trained version may be exported with other numbers."""
+    files = {
+        path: entry.sha256 for path, entry in bundle.manifest.files.items() if path.startswith(f"{RERANKER_FOLDER}/")
+    }
+    return json.dumps(files, sort_keys=True)

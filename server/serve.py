@@ -96,7 +96,7 @@ class TandemServer:
             queues={**self._service.queues, **self._admin.queues},
             manifest=lambda: self._service.pipeline.bundle.manifest,
             n_live=lambda: updates.n_changed,
-            busy_s=lambda: searching.busy_s,
+            searching=searching,
             expires=lambda: access.tls.certificate.not_after if access.tls is not None else None,
         )
         self._endpoint: MetricsEndpoint | None = None

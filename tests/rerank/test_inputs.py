@@ -95,7 +95,7 @@ def test_passages_are_cut_and_read_back_memory_mapped(pair_tokenizer: PairTokeni
     built = PassageTokens.build(pair_tokenizer, ["red shoe", "", "blue kiri hose pan mug rake"], 4)
     built.save(tmp_path)
     loaded = PassageTokens.load(tmp_path)
-    assert isinstance(loaded.tokens, np.memmap)
+    assert isinstance(loaded.tokens.base, np.memmap)
     assert len(loaded) == 3
     assert [words(pair_tokenizer, loaded.of(row)) for row in range(3)][:2] == ["red shoe", ""]
     np.testing.assert_array_equal(loaded.lengths(np.array([2, 0])), [4, 2])
@@ -110,7 +110,7 @@ def test_passages_written_in_chunks_are_those_held_in_memory(
     want = PassageTokens.build(pair_tokenizer, texts, 6)
     monkeypatch.setattr("rerank.inputs._CHUNK", 300)
     written = PassageTokens.write(tmp_path / "new", pair_tokenizer, Texts.of(texts), 6)
-    assert isinstance(written.tokens, np.memmap)
+    assert isinstance(written.tokens.base, np.memmap)
     np.testing.assert_array_equal(written.tokens, want.tokens)
     np.testing.assert_array_equal(written.offsets, want.offsets)
     assert len(PassageTokens.write(tmp_path / "none", pair_tokenizer, Texts.of([]), 6)) == 0

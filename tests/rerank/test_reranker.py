@@ -147,6 +147,44 @@ def test_a_scorer_that_has_no_time_ends_the_reading(build, monkeypatch):
     assert reranker._seconds_per_token == known  # which tells nothing
 
 
+@pytest.mark.parametrize("known", [[], [0, 1, 2], [5, 40, 59], list(range(N_ITEMS))])
+def test_what_is_known_is_not_read_and_takes_no_time(build, monkeypatch, known: list[int]):
+    reranker, engine = build(float)
+
+    def recall(pairs: Pairs, logits: np.ndarray) -> list[int]:
+        for item in known:
+            logits[item] = [item, 7, -7]
+        return [position for position in range(len(pairs.passages)) if position not in known]
+
+    want = build(float)[0].rerank("red shoe", (), candidates(N_ITEMS))
+    monkeypatch.setattr(reranker.scorer, "recall", recall)
+    for deadline in (None, engine.now + 10.0):
+        engine.n_run = 0
+        answer = reranker.rerank("red shoe", (), candidates(N_ITEMS), deadline=deadline)
+        check(answer, N_ITEMS)
+        np.testing.assert_array_equal(answer.order, want.order)
+        np.testing.assert_array_equal(answer.rerank_scores, want.rerank_scores)
+        assert engine.n_run == N_ITEMS - len(known)
+        assert (answer.degraded, answer.n_scored) == (None, N_ITEMS)
+
+
+def test_what_is_known_behind_the_first_that_there_is_no_time_for_does_not_count(build, monkeypatch):
+    reranker, engine = build(float)
+    reranker.rerank("red shoe", (), candidates(16), deadline=engine.now + 1.0)  # learns the speed
+    known = [0, 1, 2, 5, 40, 59]
+
+    def recall(pairs: Pairs, logits: np.ndarray) -> list[int]:
+        for item in known:
+            logits[item] = [item, 7, -7]
+        return [position for position in range(len(pairs.passages)) if position not in known]
+
+    monkeypatch.setattr(reranker.scorer, "recall", recall)
+    answer = reranker.rerank("red shoe", (), candidates(N_ITEMS), deadline=engine.now + 10 * SECONDS_PER_PAIR)
+    check(answer, N_ITEMS)
+    assert (answer.degraded, answer.n_scored) == (DEADLINE, 12)  # 8 were read: 3, 4, and 6 to 11
+    assert answer.order.tolist() == [*reversed(range(12)), *range(12, N_ITEMS)]
+
+
 def test_slowness_that_is_over_is_found_out(build):
     reranker, engine = build(float)
     reranker._seconds_per_token = 1.0

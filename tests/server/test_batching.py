@@ -29,7 +29,7 @@ QUERIES = ["red acme shoe", "steel pan", "blue hose", "turntable", "rose pot", "
 
 @pytest.fixture
 def searching() -> Iterator[Searching]:
-    searching = Searching(CONFIG.model_copy(update={"search_threads": 8}))
+    searching = Searching(CONFIG.model_copy(update={"query_cache_mib": 0, "score_cache_mib": 0}))
     yield searching
     searching.close()
 

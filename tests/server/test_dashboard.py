@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from server.admission import Admission
+from server.config import ServerConfig
 from server.metrics import Metrics
 from server.observing import FinishedCall
 from server.ranking import Run
+from server.searching import Searching
 
 DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "tandem.json"
 PANELS = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
@@ -27,11 +29,13 @@ def known(bundle) -> dict[str, set[str]]:
     import grpc
 
     metrics = Metrics()
+    searching = Searching(ServerConfig())
+    searching.close()
     metrics.watch(
         queues={"search": Admission(1)},
         manifest=lambda: bundle.manifest,
         n_live=lambda: 0,
-        busy_s=lambda: 0.0,
+        searching=searching,
         expires=lambda: NOW,
     )
     run = Run(deadline=0.0, rerank_depth=1)

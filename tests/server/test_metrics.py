@@ -134,6 +134,36 @@ def test_what_answers_lack_is_counted_by_reason(own_store, serving, monkeypatch)
     assert value(samples, "tandem_reranked_pairs_total") == 0
 
 
+def test_runs_of_the_models_and_what_they_were_spared_are_told(own_store, serving):
+    with serving(own_store) as (server, client):
+        for _ in range(2):
+            client.search(QUERY, rerank_depth=7)
+        server._searching.encoder.n_expired = 3
+        server._searching.reranker.n_cancelled = 2
+        samples = scrape(server)
+    for model, n in (("encoder", 1), ("reranker", 7)):
+        assert value(samples, "tandem_model_batch_size_count", model=model) == 1
+        assert value(samples, "tandem_model_batch_size_sum", model=model) == n
+        assert value(samples, "tandem_model_waiting", model=model) == 0
+    assert value(samples, "tandem_model_batch_size_bucket", model="reranker", le="4.0") == 0
+    assert value(samples, "tandem_model_batch_size_bucket", model="reranker", le="8.0") == 1
+    dropped = {
+        (model, reason): value(samples, "tandem_model_dropped_total", model=model, reason=reason)
+        for model in ("encoder", "reranker")
+        for reason in ("expired", "cancelled")
+    }
+    assert dropped == {
+        ("encoder", "expired"): 3,
+        ("encoder", "cancelled"): 0,
+        ("reranker", "expired"): 0,
+        ("reranker", "cancelled"): 2,
+    }
+    for cache, n in (("embedding", 1), ("score", 7)):
+        assert value(samples, "tandem_cache_hits_total", cache=cache) == n
+        assert value(samples, "tandem_cache_misses_total", cache=cache) == n
+        assert value(samples, "tandem_cache_bytes", cache=cache) > 300 * n
+
+
 def test_the_bundle_reloads_and_live_updates_are_told(own_store, serving, loop):
     with serving(own_store) as (server, _):
         assert versions(scrape(server)) == {"v1"}
