@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -228,7 +228,9 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
         return await self._answer(self._delete_user, request, context)
 
     async def _search(self, request: search_pb2.SearchRequest, run: Run) -> search_pb2.SearchResponse:
-        call = read_search(request, self._config, now=datetime.now(UTC))
+        return await self._found(read_search(request, self._config, now=datetime.now(UTC)), run)
+
+    async def _found(self, call: SearchCall, run: Run) -> search_pb2.SearchResponse:
         pipeline = self.pipeline  # this call's version, whatever is published meanwhile
         with self._searches.admit():
             if call.page_token is None:
@@ -290,13 +292,35 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
 
     async def _batch_search(self, request: search_pb2.BatchSearchRequest, run: Run) -> search_pb2.BatchSearchResponse:
         check_batch(request, self._config)
+        calls = [self._read_of_batch(each) for each in request.requests]
+        await self._embed_ahead([call for call in calls if isinstance(call, SearchCall)], run)
         # each takes a place and a turn of its own, so that a batch keeps nobody waiting longer than a single search
-        results = await asyncio.gather(*(self._one_of_batch(each, run.deadline) for each in request.requests))
+        results = await asyncio.gather(*(self._one_of_batch(call, run.deadline) for call in calls))
         return search_pb2.BatchSearchResponse(results=results)
 
-    async def _one_of_batch(self, request: search_pb2.SearchRequest, deadline: float) -> search_pb2.BatchSearchResult:
+    def _read_of_batch(self, request: search_pb2.SearchRequest) -> SearchCall | TandemError:
         try:
-            return search_pb2.BatchSearchResult(response=await self._search(request, Run(deadline=deadline)))
+            return read_search(request, self._config, now=datetime.now(UTC))
+        except TandemError as exc:
+            return exc
+
+    async def _embed_ahead(self, calls: Sequence[SearchCall], run: Run) -> None:
+        """Let the encoder read the queries of a batch in one run; its searches find the embeddings in the cache."""
+        encoder = self.pipeline.bundle.retriever.encoder
+        queries = {call.task.query: None for call in calls if call.task.query and call.page_token is None}
+        if len(queries) < 2 or not self._config.query_cache_mib:
+            return
+        try:
+            with self._searches.admit():
+                await in_thread(self._threads.search, run, encoder.encode, list(queries))
+        except Exception as exc:  # each search asks for itself, and says what is wrong
+            logger.debug("a batch was not embedded ahead: %s", type(exc).__qualname__)
+
+    async def _one_of_batch(self, call: SearchCall | TandemError, deadline: float) -> search_pb2.BatchSearchResult:
+        try:
+            if isinstance(call, TandemError):
+                raise call
+            return search_pb2.BatchSearchResult(response=await self._found(call, Run(deadline=deadline)))
         except TandemError as exc:
             code, message = status_of(exc)
             fields = [violation.field for violation in _violations(exc)]

@@ -211,6 +211,26 @@ def test_a_caller_who_hangs_up_frees_the_thread_that_waits_for_a_model(store, se
         assert len(client.search("rake").results) == 10
 
 
+def test_a_batch_of_searches_is_embedded_in_one_run_and_answered_as_alone(store, serving, tmp_path):
+    texts = [*QUERIES, *(f"{colour} {kind}" for colour in ("red", "blue") for kind in ("sandal", "mug", "hose"))]
+    with serving(store, history_path=str(tmp_path / "alone")) as (_, client):
+        alone = [[hit.item.item_id for hit in client.search(text).results] for text in texts]
+    with serving(store, history_path=str(tmp_path / "batch")) as (server, client):
+        batch = client.batch_search([*((text, {}) for text in texts), (QUERY, {}), ("", {})])
+        assert [[hit.item.item_id for hit in found.results] for found in batch[: len(texts)]] == alone
+        assert server._searching.encoder.sizes == {len(set(texts)): 1}
+
+
+def test_a_batch_that_cannot_be_embedded_ahead_fails_each_search_by_itself(store, serving, tmp_path, monkeypatch):
+    with serving(store, history_path=str(tmp_path / "h")) as (server, client):
+        client.search(QUERY)  # whose embedding is known
+        engine = server._built.bundle.retriever.encoder._encoder._engine
+        monkeypatch.setattr(engine, "run", lambda *_: 1 / 0)
+        known, unknown = client.batch_search([(QUERY, {}), ("steel pan", {})])
+        assert len(known.results) == 10
+        assert unknown.code == grpc.StatusCode.INTERNAL.value[0]
+
+
 def test_a_wedged_model_is_seen_though_no_search_waits_for_it(own_store, serving):
     with serving(own_store, search_threads=1) as (server, _):
         hold = Hold(server._searching.encoder)
