@@ -228,9 +228,9 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
         return await self._answer(self._delete_user, request, context)
 
     async def _search(self, request: search_pb2.SearchRequest, run: Run) -> search_pb2.SearchResponse:
-        return await self._found(read_search(request, self._config, now=datetime.now(UTC)), run)
+        return await self._found(request, read_search(request, self._config, now=datetime.now(UTC)), run)
 
-    async def _found(self, call: SearchCall, run: Run) -> search_pb2.SearchResponse:
+    async def _found(self, request: search_pb2.SearchRequest, call: SearchCall, run: Run) -> search_pb2.SearchResponse:
         pipeline = self.pipeline  # this call's version, whatever is published meanwhile
         with self._searches.admit():
             if call.page_token is None:
@@ -295,7 +295,8 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
         calls = [self._read_of_batch(each) for each in request.requests]
         await self._embed_ahead([call for call in calls if isinstance(call, SearchCall)], run)
         # each takes a place and a turn of its own, so that a batch keeps nobody waiting longer than a single search
-        results = await asyncio.gather(*(self._one_of_batch(call, run.deadline) for call in calls))
+        asked = zip(request.requests, calls, strict=True)
+        results = await asyncio.gather(*(self._one_of_batch(each, call, run.deadline) for each, call in asked))
         return search_pb2.BatchSearchResponse(results=results)
 
     def _read_of_batch(self, request: search_pb2.SearchRequest) -> SearchCall | TandemError:
@@ -316,11 +317,13 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
         except Exception as exc:  # each search asks for itself, and says what is wrong
             logger.debug("a batch was not embedded ahead: %s", type(exc).__qualname__)
 
-    async def _one_of_batch(self, call: SearchCall | TandemError, deadline: float) -> search_pb2.BatchSearchResult:
+    async def _one_of_batch(
+        self, request: search_pb2.SearchRequest, call: SearchCall | TandemError, deadline: float
+    ) -> search_pb2.BatchSearchResult:
         try:
             if isinstance(call, TandemError):
                 raise call
-            return search_pb2.BatchSearchResult(response=await self._found(call, Run(deadline=deadline)))
+            return search_pb2.BatchSearchResult(response=await self._found(request, call, Run(deadline=deadline)))
         except TandemError as exc:
             code, message = status_of(exc)
             fields = [violation.field for violation in _violations(exc)]
