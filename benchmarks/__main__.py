@@ -4,6 +4,7 @@ quality   how good are the answers, beside their floors?
 build     how fast is a catalogue embedded, beside plain SentenceTransformer.encode?
 index     how fast do the kinds of vector index answer, and what do they cost?
 latency   how long does an answer take, beside peers and the floor?
+load      what becomes of searches, from a tenth of the capacity to ten times as much?
 """
 
 import logging
@@ -14,6 +15,7 @@ import typer
 from benchmarks.build import build
 from benchmarks.index import index
 from benchmarks.latency import latency
+from benchmarks.load import load
 from benchmarks.quality import quality
 from corpus.errors import TandemError
 
@@ -24,6 +26,7 @@ app.command()(quality)
 app.command()(build)
 app.command()(index)
 app.command()(latency)
+app.command()(load)
 
 
 @app.callback()

@@ -43,12 +43,13 @@ DEMO_SETTINGS = [
     "blend.rerank_depth=20",
 ]
 N_EVALUATED = 120
+DEMO_SEED = 7
 SERVING = re.compile(r"serving .* on (\S+:\d+)")
 
 
 def demo(
     store: Annotated[Path, typer.Argument(help="Folder of the invented store.")] = Path("demo-store"),
-    seed: Annotated[int, typer.Option(help="Seed of the invented store.")] = 7,
+    seed: Annotated[int, typer.Option(help="Seed of the invented store.")] = DEMO_SEED,
 ) -> None:
     """Invent a store, train both models, build, serve, search as different shoppers, and measure."""
     from rich.console import Console
@@ -56,9 +57,7 @@ def demo(
     console = Console()
     started = time.monotonic()
     workspace = Workspace(store)
-    _make_store(console, workspace, seed)
-    _, config = open_store(store, DEMO_SETTINGS)
-    _make_bundle(console, workspace, config)
+    config = make_demo_store(console, workspace, seed)
     _heading(console, "Held-out quality: searches of the last days, which no model has seen")
     from indexer.evaluate import evaluate_bundle
 
@@ -78,6 +77,22 @@ def demo(
         f"  tandem init my-store && $EDITOR my-store/tandem.toml   # your own catalogue and event log",
         highlight=False,
     )
+
+
+def make_demo_store(console: Console, workspace: Workspace, seed: int) -> TandemConfig:
+    """Invent a store, train both models, build and publish; what is there already is left as it is.
+
+    Args:
+        console: Told what is being done.
+        workspace: Where the store is to be.
+        seed: Of the invented store.
+    Returns:
+        Its configuration.
+    """
+    _make_store(console, workspace, seed)
+    _, config = open_store(workspace.root, DEMO_SETTINGS)
+    _make_bundle(console, workspace, config)
+    return config
 
 
 def _make_store(console: Console, workspace: Workspace, seed: int) -> None:
