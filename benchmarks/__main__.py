@@ -4,6 +4,7 @@ quality   how good are the answers, beside their floors?
 build     how fast is a catalogue embedded, beside plain SentenceTransformer.encode?
 index     how fast do the kinds of vector index answer, and what do they cost?
 latency   how long does an answer take, beside peers and the floor?
+fuzz      does any request break the server?
 load      what becomes of searches, from a tenth of the capacity to ten times as much?
 """
 
@@ -13,6 +14,7 @@ import sys
 import typer
 
 from benchmarks.build import build
+from benchmarks.fuzz import fuzz
 from benchmarks.index import index
 from benchmarks.latency import latency
 from benchmarks.load import load
@@ -27,6 +29,7 @@ app.command()(build)
 app.command()(index)
 app.command()(latency)
 app.command()(load)
+app.command()(fuzz)
 
 
 @app.callback()

@@ -42,6 +42,7 @@ def load(
     callers: Annotated[int, typer.Option(help="In the closed loop that finds the capacity.")] = 8,
     soak: Annotated[float, typer.Option(metavar="MINUTES", help="Also offer 70 % of the capacity for so long.")] = 0.0,
     swaps: Annotated[int, typer.Option(help="Also change the version so often under 70 % of the capacity.")] = 0,
+    deadlines: Annotated[int, typer.Option(help="Also send so many calls with budgets of 1 to 500 ms.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the moments of arrival.")] = 7,
     results: Annotated[Path, typer.Option(help="Where load.json, load.md and load.png go.")] = RESULTS,
     overrides: Annotated[
@@ -49,6 +50,7 @@ def load(
     ] = None,
 ) -> None:
     """Offer 10 % to 1000 % of the capacity; write benchmarks/results/load.json, .md and .png."""
+    from benchmarks.load_deadlines import measure_deadlines
     from benchmarks.load_endurance import described
     from benchmarks.load_endurance import soak as soak_server
     from benchmarks.load_endurance import swap as swap_versions
@@ -81,7 +83,19 @@ def load(
             )  # hard links reach there
             copy = copy_of_store(workspace, folder / "store")
             server = stack.enter_context(running_server(copy, overrides or ()))
-        report = asyncio.run(measure(target or server.address, requests, plan))  # type: ignore[union-attr]
+        cpu_s = None if server is None else lambda: server.usage().cpu_s
+        report = asyncio.run(measure(target or server.address, requests, plan, cpu_s))  # type: ignore[union-attr]
+        if deadlines:
+            hurried = asyncio.run(
+                measure_deadlines(
+                    target or server.address,  # type: ignore[union-attr]
+                    requests,
+                    n_calls=deadlines,
+                    n_callers=callers,
+                    seed=seed,
+                )
+            )
+            report.extras["deadlines"] = described(hurried)
         if server is not None and soak:
             soaked = asyncio.run(soak_server(server, requests, plan, capacity=report.capacity, minutes=soak))
             report.extras["soak"] = described(soaked)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from benchmarks.load_deadlines import Deadlines
 from benchmarks.load_generator import Caller, Fate, Load, open_loop
 from benchmarks.load_phases import Plan
 from benchmarks.load_server import ServerUnderLoad, Usage
@@ -160,7 +161,7 @@ def add_twin(workspace: Workspace) -> tuple[str, str]:
     return first, second
 
 
-def described(result: Soak | Swaps) -> str:
+def described(result: Soak | Swaps | Deadlines) -> str:
     """Write a result in one line."""
     return ", ".join(f"{name.replace('_', ' ')} {_shown(value)}" for name, value in asdict(result).items())
 

@@ -43,6 +43,8 @@ class Outcome:
     work_ms: float = 0.0  # sum of the server's stages but waiting
     version: str = ""  # of the bundle that answered
     page_token: str = ""  # of the next page
+    n_found: int = 0  # the whole ranking
+    n_read: int = 0  # results of the page that the cross-encoder read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,12 +89,12 @@ class Caller:
         """Send one call, and tell what became of it."""
         return await self.send(number, due, self._requests[number % len(self._requests)])
 
-    async def send(self, number: int, due: float, request: bytes) -> Outcome:
-        """Send one call with a request of its own."""
+    async def send(self, number: int, due: float, request: bytes, *, timeout_s: float | None = None) -> Outcome:
+        """Send one call with a request of its own, and perhaps a deadline of its own."""
         sent = time.perf_counter()
         code, response = grpc.StatusCode.OK, None
         try:
-            response = await self._methods[number % N_CHANNELS](request, timeout=self._timeout_s)
+            response = await self._methods[number % N_CHANNELS](request, timeout=timeout_s or self._timeout_s)
         except grpc.aio.AioRpcError as exc:
             code = exc.code()
         ended = time.perf_counter()
@@ -111,6 +113,8 @@ class Caller:
             work_ms=sum(timing.duration_ms for timing in response.stage_timings if timing.stage != WAIT),
             version=response.index_version,
             page_token=response.next_page_token,
+            n_found=response.total_size,
+            n_read=sum(result.HasField("rerank_score") for result in response.results),
         )
 
     async def close(self) -> None:

@@ -1,13 +1,13 @@
 """The parts of a load measurement, in the order in which they are taken."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from benchmarks.load_generator import Caller, Load, closed_loop, open_loop
-from benchmarks.load_report import ANSWERED, Glue, LoadReport, glue_of, recovery_of, step_of
+from benchmarks.load_report import ANSWERED, Echo, Glue, LoadReport, glue_of, recovery_of, step_of
 from corpus.errors import TandemError
 from corpus.prepared import Prepared
 from server.messages import history_message
@@ -34,19 +34,25 @@ class Plan:
     seed: int
 
 
-async def measure(address: str, requests: Sequence[search_pb2.SearchRequest], plan: Plan) -> LoadReport:
+async def measure(
+    address: str,
+    requests: Sequence[search_pb2.SearchRequest],
+    plan: Plan,
+    cpu_s: Callable[[], float] | None = None,
+) -> LoadReport:
     """Find the capacity, offer shares of it, and take the time of what is not work.
 
     Args:
         address: The server's.
         requests: Searches, sent in turn.
         plan: How.
+        cpu_s: Tells how much processor time the server has had; None: it cannot be seen.
     Raises:
         TandemError: If the server answers nothing.
     """
     generator = np.random.default_rng(plan.seed)
     search, capacity = await find_capacity(address, requests, plan)
-    echo, echo_per_s = await measure_echo(address, plan)
+    echo = await measure_echo(address, plan, cpu_s)
     caller = Caller(address, requests, timeout_s=plan.slo_ms / 1000)
 
     async def offer(share: float) -> Load:
@@ -74,7 +80,6 @@ async def measure(address: str, requests: Sequence[search_pb2.SearchRequest], pl
         recovery_s=recovery_s,
         search=search,
         echo=echo,
-        echo_per_s=echo_per_s,
     )
 
 
@@ -94,8 +99,8 @@ async def find_capacity(address: str, requests: Sequence[search_pb2.SearchReques
     return glue_of(alone), len(crowd.outcomes) / crowd.duration_s
 
 
-async def measure_echo(address: str, plan: Plan) -> tuple[Glue, float]:
-    """Send the smallest possible search; return what one caller alone saw, and the answers per second of many.
+async def measure_echo(address: str, plan: Plan, cpu_s: Callable[[], float] | None) -> Echo:
+    """Send the smallest possible search.
 
     It looks into a category that is empty: it takes the way of any search, but no model has a part in it.
 
@@ -106,10 +111,13 @@ async def measure_echo(address: str, plan: Plan) -> tuple[Glue, float]:
     try:
         await closed_loop(caller, n_callers=ECHO_CALLERS, duration_s=plan.loop_s / 2)
         alone = _answered(await closed_loop(caller, n_callers=1, duration_s=plan.loop_s))
+        before = cpu_s() if cpu_s is not None else 0.0
         crowd = _answered(await closed_loop(caller, n_callers=ECHO_CALLERS, duration_s=plan.loop_s))
+        n_calls = len(crowd.outcomes)
+        cpu_ms = (cpu_s() - before) * 1000 / n_calls if cpu_s is not None else None
     finally:
         await caller.close()
-    return glue_of(alone), len(crowd.outcomes) / crowd.duration_s
+    return Echo(alone=glue_of(alone), per_s=n_calls / crowd.duration_s, cpu_ms=cpu_ms)
 
 
 def echo_request() -> search_pb2.SearchRequest:

@@ -51,6 +51,15 @@ class Glue:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Echo:
+    """The smallest possible search."""
+
+    alone: Glue  # of one caller
+    per_s: float  # of many callers in a closed loop
+    cpu_ms: float | None  # the server's processor time for each of their calls: it hangs least on what else runs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
     """One measurement."""
 
@@ -60,8 +69,7 @@ class LoadReport:
     steps: Sequence[Step]
     recovery_s: float | None  # from the end of the overload until every call is answered; None: not within the step
     search: Glue
-    echo: Glue  # the smallest possible search
-    echo_per_s: float  # in a closed loop
+    echo: Echo
     extras: dict[str, object] = field(default_factory=dict)  # what else was asked for
 
     @property
@@ -104,8 +112,9 @@ class LoadReport:
             f"afterwards: {recovery}.",
             f"- One search at a time: p50 {self.search.p50_ms:.2f} ms, of which gRPC and glue "
             f"{self.search.glue_p50_ms:.2f} ms.",
-            f"- Calls at echo depth: {self.echo_per_s:,.0f}/s; one at a time p50 {self.echo.p50_ms:.2f} ms, of which "
-            f"gRPC and glue {self.echo.glue_p50_ms:.2f} ms.",
+            f"- Calls at echo depth: {self.echo.per_s:,.0f}/s, for each of which the server has "
+            f"{_ms(self.echo.cpu_ms, 2)} ms of the processor; one at a time p50 {self.echo.alone.p50_ms:.2f} ms, of "
+            f"which gRPC and glue {self.echo.alone.glue_p50_ms:.2f} ms.",
             *(f"- {name}: {value}" for name, value in self.extras.items()),
         ]
         return "\n".join(lines)
@@ -222,5 +231,5 @@ def _percentile(values: Sequence[float], percent: float) -> float | None:
     return float(np.percentile(values, percent)) if values else None
 
 
-def _ms(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
+def _ms(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"

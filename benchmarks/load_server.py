@@ -20,6 +20,7 @@ from server.health import SEARCH_SERVICE, check_health
 START_S = 120.0  # a large bundle takes its time
 STOP_S = 60.0
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,7 @@ class Usage:
     rss_bytes: int
     n_files: int  # open file handles
     n_threads: int
+    cpu_s: float  # user and system time so far
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,8 @@ class ServerUnderLoad:
             rss_bytes=sum(int(_read(pid, "statm").split()[1]) for pid in pids) * PAGE_BYTES,
             n_files=sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids),
             n_threads=sum(len(os.listdir(f"/proc/{pid}/task")) for pid in pids),
+            cpu_s=sum(sum(map(int, _read(pid, "stat").rpartition(")")[2].split()[11:13])) for pid in pids)
+            / TICKS_PER_S,
         )
 
 

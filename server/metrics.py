@@ -6,7 +6,9 @@ Names follow Prometheus's habits: base units (seconds), ``_total`` for what only
 import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from datetime import datetime
+from functools import cache, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 from wsgiref.simple_server import WSGIServer
@@ -17,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from indexer.manifest import BundleManifest
 from server.admission import Admission
+from server.breaker import Breaker, Breakers
 from server.listening import cannot_listen, split_address
 from server.observing import FinishedCall
 from server.ranking import DegradationReason
@@ -55,6 +58,9 @@ class Metrics:
             buckets=STAGE_BUCKETS_S,
             registry=self.registry,
         )
+        # finding a series by its labels takes longer than adding to it, and there are few
+        self._calls_of, self._call_s_of = cache(self._calls.labels), cache(self._call_s.labels)
+        self._stage_s_of = cache(self._stage_s.labels)
         self._depth = Histogram(
             "tandem_rerank_depth",
             "Candidates that a search wanted the cross-encoder to read.",
@@ -85,6 +91,9 @@ class Metrics:
             "For how long the longest of the present searches, and of the models' runs, has been going on.",
             registry=self.registry,
         )
+        self._breakers = Gauge(
+            "tandem_breaker_open", "1 while a part that failed is left alone.", ("part",), registry=self.registry
+        )
         self._state = _State()
         self.registry.register(self._state)
         # a series that is missing until the first failure makes no rate of it
@@ -94,14 +103,16 @@ class Metrics:
             self._history_errors.labels(operation)
         for outcome in ("ok", "failed"):
             self._reloads.labels(outcome)
+        for part in fields(Breakers):
+            self._breakers.labels(part.name)
 
     def finished(self, call: FinishedCall) -> None:
         """Count a call and the stages of its work."""
-        self._calls.labels(call.rpc, call.code.name).inc()
-        self._call_s.labels(call.rpc).observe(call.duration_s)
+        self._calls_of(call.rpc, call.code.name).inc()
+        self._call_s_of(call.rpc).observe(call.duration_s)
         for run in call.runs:
             for stage, duration_ms in run.timings_ms.items():
-                self._stage_s.labels(call.rpc, stage).observe(duration_ms / 1000)
+                self._stage_s_of(call.rpc, stage).observe(duration_ms / 1000)
             for reason in {degradation.reason for degradation in run.degraded}:
                 self._degraded.labels(reason.value).inc()
             for operation in run.history_errors:
@@ -136,6 +147,20 @@ class Metrics:
         self.registry.register(_Models(searching))
         self._live_items.set_function(n_live)
         self._busy.set_function(lambda: searching.busy_s)
+
+    def watch_breakers(self, breakers: Callable[[], Breakers]) -> None:
+        """Read which parts are left alone whenever somebody asks.
+
+        Args:
+            breakers: Tells those of the pipeline that answers.
+        """
+
+        def is_open(part: str) -> float:
+            breaker: Breaker = getattr(breakers(), part)
+            return float(breaker.is_open)
+
+        for part in fields(Breakers):
+            self._breakers.labels(part.name).set_function(partial(is_open, part.name))
 
 
 class _State(Collector):

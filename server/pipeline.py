@@ -4,6 +4,7 @@ Everything around it lives elsewhere: validation in ``requests.py``, threads, ad
 """
 
 import logging
+import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,13 +16,14 @@ from corpus.events import HistoryEvent
 from indexer.bundle import Bundle
 from rerank.heads import N_HEADS
 from rerank.parts import Parts, PartsOf, take_parts
-from rerank.reranker import FAILED
+from rerank.reranker import DEADLINE, FAILED, Reranked
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.candidates import Candidates
 from retrieval.facets import Facet, count_facet
 from retrieval.filters import without
 from retrieval.row_set import RowSet
 from server.arrangement import arrange, cut
+from server.breaker import IN_VAIN_S, Breaker, Breakers
 from server.explanations import contributions
 from server.ranking import DegradationReason, Hit, RankedWindow, Ranking, Run, SearchTask
 from server.selection import Selection
@@ -31,6 +33,7 @@ from server.wishes import Spelling
 logger = logging.getLogger(__name__)
 
 RERANKER_FAILED = "a part of the second stage failed; this is the order without it"
+NO_HISTORY = "the history could not be read; ordered without it"
 NO_PROBABILITY = "how likely the items are to be bought is not known, so that the less likely ones are not left out"
 
 
@@ -45,15 +48,24 @@ class Histories(Protocol):
 class Pipeline:
     """Searches one bundle. Whoever holds a pipeline holds one version, whatever is published meanwhile."""
 
-    def __init__(self, bundle: Bundle, histories: Histories, *, hide_out_of_stock: bool = False) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        histories: Histories,
+        *,
+        hide_out_of_stock: bool = False,
+        breakers: Breakers | None = None,
+    ) -> None:
         """Wrap an open bundle.
 
         Args:
             bundle: What to search.
             histories: Where histories are looked up that a search does not bring along.
             hide_out_of_stock: Find no items of which the catalogue says that they are not in stock.
+            breakers: What is known of parts that fail; None: nothing.
         """
         self.bundle = bundle
+        self.breakers = breakers or Breakers()
         self._histories = histories
         self._hides = hide_out_of_stock
         self._selection = Selection(bundle.columns, hide_out_of_stock=hide_out_of_stock)
@@ -66,7 +78,7 @@ class Pipeline:
         """
         if bundle is self.bundle:
             return self
-        return Pipeline(bundle, self._histories, hide_out_of_stock=self._hides)
+        return Pipeline(bundle, self._histories, hide_out_of_stock=self._hides, breakers=self.breakers)
 
     def search(self, task: SearchTask, run: Run) -> RankedWindow:
         """Find and order the candidates of one search.
@@ -94,8 +106,9 @@ class Pipeline:
                 task = replace(task, query=correction)
             source = open_source(self.bundle, task, history)
             candidates = source.find(allowed)
-            missing = np.setdiff1d(np.array(list(pins.values()), dtype=np.int64), candidates.rows)
-            candidates = join_rows(candidates, missing, source)
+            if pins:
+                missing = np.setdiff1d(np.array(list(pins.values()), dtype=np.int64), candidates.rows)
+                candidates = join_rows(candidates, missing, source)
         facets: tuple[Facet, ...] = ()
         if task.facets:  # before reranking, which takes what time there is
             with run.stage("facets"):
@@ -184,14 +197,20 @@ class Pipeline:
             return task.events
         if task.shopper is None:
             return ()
+        breaker = self.breakers.history
+        if not breaker.admits():
+            run.degrade(DegradationReason.HISTORY_UNAVAILABLE, NO_HISTORY)
+            return ()
         try:
             history = self._histories.history(task.shopper)
         except Exception as exc:  # a search without its history is better than none
             # its type alone: messages may quote the shopper, and a trace at every search would fill the disk
             logger.warning("history unavailable: %s", type(exc).__qualname__)
+            breaker.note(failed=True)
             run.history_errors.append("read")
-            run.degrade(DegradationReason.HISTORY_UNAVAILABLE, "the history could not be read; ordered without it")
+            run.degrade(DegradationReason.HISTORY_UNAVAILABLE, NO_HISTORY)
             return ()
+        breaker.note(failed=False)
         if task.session is None:
             return history
         # stable: newest first within the visit, and behind it
@@ -210,17 +229,28 @@ class Pipeline:
         run.rerank_depth = depth if reranker is not None else 0
         if reranker is None or depth == 0 or not task.query:  # the second stage learned from searches with a query
             return unread
+        breaker = self.breakers.reranker
+        is_asked = breaker.admits()
+        began = time.monotonic()
         try:
             deadline = run.midway if task.explain else run.deadline  # explaining takes time of its own
             reranked = reranker.rerank(
-                task.query, history, candidates, depth=depth, deadline=deadline, explain=task.explain
+                task.query,
+                history,
+                candidates,
+                depth=depth if is_asked else 0,  # what the blend knows by itself is better than nothing
+                deadline=deadline,
+                explain=task.explain,
             )
         except Exception as exc:  # the order of retrieval is the floor
             logger.error("reranker failed", exc_info=exc)
+            breaker.note(failed=True)
             run.degrade(DegradationReason.RERANKER_FAILED, RERANKER_FAILED)
             return unread
         run.n_reranked = reranked.n_scored
-        if reranked.degraded == FAILED:
+        if is_asked:
+            _judge(breaker, reranked, time.monotonic() - began)
+        if reranked.degraded == FAILED or not is_asked:
             run.degrade(DegradationReason.RERANKER_FAILED, RERANKER_FAILED)
         elif reranked.degraded is not None:
             run.degrade(DegradationReason.DEADLINE, _no_time(reranked.n_scored, depth))
@@ -271,6 +301,13 @@ def _hit(window: RankedWindow, position: int, parts: Parts | None, place: int) -
         purchase_probability=purchase,
         explanation=contributions(parts, place, is_pinned=row in window.pinned),
     )
+
+
+def _judge(breaker: Breaker, reranked: Reranked, duration_s: float) -> None:
+    """Note whether the second stage works; that it read nothing in next to no time says nothing of it."""
+    in_vain = reranked.n_scored == 0 and duration_s > IN_VAIN_S  # it hangs, or is far too slow
+    if in_vain or reranked.n_scored > 0 or reranked.degraded != DEADLINE:
+        breaker.note(failed=in_vain or reranked.degraded == FAILED)
 
 
 def _as_retrieved(candidates: Candidates, parts_of: PartsOf | None) -> Ranking:

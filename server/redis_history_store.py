@@ -10,8 +10,6 @@ failure Redis is left alone for a moment (``Breaker``).
 
 import json
 import logging
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -23,6 +21,7 @@ from redis.retry import Retry
 
 from corpus.errors import ArtefactError, ConfigError
 from corpus.events import EventType, HistoryEvent
+from server.breaker import Breaker
 from server.histories import Recorded, ShopperEvent
 from server.history_store import EPOCH, MICROSECOND, microseconds
 from server.pseudonyms import KEY_VARIABLE, Pseudonyms
@@ -95,37 +94,6 @@ return n_deleted
 """
 
 
-class Breaker:
-    """Leaves a service alone for a moment after it failed; then one caller tries it for all."""
-
-    def __init__(self, pause_s: float) -> None:
-        """Begin with trust.
-
-        Args:
-            pause_s: How long it is left alone.
-        """
-        self._pause_s = pause_s
-        self._lock = threading.Lock()
-        self._failed = False
-        self._asked_again_at = 0.0  # time.monotonic()
-
-    def admits(self) -> bool:
-        """Tell whether the service may be asked now."""
-        with self._lock:
-            if not self._failed:
-                return True
-            if time.monotonic() < self._asked_again_at:
-                return False
-            self._asked_again_at = time.monotonic() + self._pause_s  # for the others
-            return True
-
-    def note(self, *, failed: bool) -> None:
-        """Note how asking went."""
-        with self._lock:
-            self._failed = failed
-            self._asked_again_at = time.monotonic() + self._pause_s
-
-
 class RedisHistoryStore:
     """Histories in one Redis server, or behind its Sentinel's address. Safe for several threads."""
 
@@ -194,7 +162,7 @@ class RedisHistoryStore:
         }
         with self._asking():
             self._check_key()
-            n_recorded = cast(int, self._record(keys=self._keys(list(number)), args=[json.dumps(call)]))
+            n_recorded = _number(self._record(keys=self._keys(list(number)), args=[json.dumps(call)]))
         return Recorded(n_recorded=n_recorded, n_already_known=len(events) - n_recorded)
 
     def history(self, shopper: str) -> tuple[HistoryEvent, ...]:
@@ -213,7 +181,7 @@ class RedisHistoryStore:
             )
             both.hgetall(details_key)
             members, details = cast("tuple[list[bytes], dict[bytes, bytes]]", both.execute())
-        return tuple(_event(member.decode(), details.get(member)) for member in members)
+            return tuple(_event(member.decode(), details.get(member)) for member in members)
 
     def delete(self, shoppers: Sequence[str]) -> int:
         """Remove everything that is kept of some shoppers.
@@ -225,7 +193,7 @@ class RedisHistoryStore:
         """
         with self._asking():
             self._check_key()
-            return cast(int, self._delete(keys=self._keys(shoppers)))
+            return _number(self._delete(keys=self._keys(shoppers)))
 
     def close(self) -> None:
         """Hang up."""
@@ -268,12 +236,24 @@ class RedisHistoryStore:
             raise ArtefactError(
                 f"expected Redis at {self._address} to keep histories, got: {exc}; mend its configuration"
             ) from exc
+        except (TypeError, ValueError, LookupError, AttributeError) as exc:  # its client's, or ours: of another kind
+            self._breaker.note(failed=True)
+            raise RedisUnavailable(
+                f"expected Redis at {self._address} to speak as Redis does, got answers of another kind "
+                f"({type(exc).__name__}); look what listens there"
+            ) from exc
         else:
             self._breaker.note(failed=False)
 
 
 class RedisUnavailable(ArtefactError):
     """Redis does not answer, or not in time."""
+
+
+def _number(answer: object) -> int:
+    if not isinstance(answer, int):
+        raise TypeError(f"expected a number, got {type(answer).__name__}")
+    return answer
 
 
 def _client(url: str, *, timeout_s: float, answer_s: float) -> redis.Redis:

@@ -99,6 +99,7 @@ class TandemServer:
             searching=searching,
             expires=lambda: access.tls.certificate.not_after if access.tls is not None else None,
         )
+        self._metrics.watch_breakers(lambda: self._service.pipeline.breakers)
         self._endpoint: MetricsEndpoint | None = None
         self._tracing = tracing
         observers: list[Observer] = [self._metrics, *([tracing] if tracing is not None else [])]

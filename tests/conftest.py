@@ -29,6 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills", type=int, default=None, help="long form of the tests that kill processes: so many kills each"
     )
+    parser.addoption(
+        "--robustness", type=int, default=1, help="long form of tests/robustness: so many times as many calls"
+    )
 
 
 @pytest.fixture

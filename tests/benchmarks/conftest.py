@@ -14,5 +14,5 @@ def built_store(store: Workspace, tmp_path_factory: pytest.TempPathFactory) -> W
     copy = Workspace(tmp_path_factory.mktemp("benchmarks") / "store")
     shutil.copytree(store.bundles, copy.bundles)
     shutil.copytree(store.data, copy.data)
-    copy.config_path.write_text("[server]\nmax_waiting_searches = 16\n", encoding="utf-8")
+    copy.config_path.write_text("[server]\nretry_after_ms = 100.0\n", encoding="utf-8")
     return copy

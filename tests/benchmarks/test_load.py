@@ -8,7 +8,7 @@ import pytest
 from benchmarks.load_endurance import described, soak, swap
 from benchmarks.load_generator import Caller, Fate, Load, Outcome, closed_loop, open_loop
 from benchmarks.load_phases import Plan, echo_request, searches
-from benchmarks.load_report import Glue, LoadReport, glue_of, plot_load, recovery_of, step_of
+from benchmarks.load_report import Echo, Glue, LoadReport, glue_of, plot_load, recovery_of, step_of
 from benchmarks.load_server import copy_of_store, running_server
 from corpus.errors import TandemError
 from corpus.prepared import Prepared
@@ -102,11 +102,11 @@ def test_a_report_becomes_a_table_and_a_figure(tmp_path):
     few = Load(outcomes=[outcome(0, 10, Fate.COMPLETE)], duration_s=1.0)
     steps = [step_of(few, share=share, rate=share, slo_ms=100) for share in (0.1, 1.0, 10.0)]
     glue = Glue(p50_ms=10, work_p50_ms=9.5, glue_p50_ms=0.5)
-    report = LoadReport(
-        slo_ms=100, capacity=1, n_callers=2, steps=steps, recovery_s=None, search=glue, echo=glue, echo_per_s=3210
-    )
+    echo = Echo(alone=glue, per_s=3210, cpu_ms=0.25)
+    report = LoadReport(slo_ms=100, capacity=1, n_callers=2, steps=steps, recovery_s=None, search=glue, echo=echo)
     assert "| 1000% | 10.0 | 10.0 | 10.0 | 10.0 | 1.0 | 0.0 | 0 | – | 0 |" in report.markdown()
     assert "3,210/s" in report.markdown()
+    assert "0.25 ms of the processor" in report.markdown()
     plot_load(report, "a title", tmp_path / "load.png")
     assert (tmp_path / "load.png").read_bytes().startswith(b"\x89PNG")
 
@@ -147,6 +147,7 @@ async def test_a_soak_tells_what_the_server_holds(server, built_store):
     assert found.rss_mib[1] > 20
     assert found.n_files[1] > 5
     assert found.n_threads[1] > 2
+    assert server.usage().cpu_s > 0.1
     assert "rss slope percent per min" in described(found)
 
 

@@ -11,7 +11,7 @@ from server.pseudonyms import KEY_VARIABLE, Pseudonyms
 from tests.server.redis_servers import running_redis
 
 redis = pytest.importorskip("redis")
-from server.redis_history_store import BREAK_S, DETAILS_PREFIX, EVENTS_PREFIX, Breaker, RedisHistoryStore  # noqa: E402
+from server.redis_history_store import BREAK_S, DETAILS_PREFIX, EVENTS_PREFIX, RedisHistoryStore  # noqa: E402
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 PSEUDONYMS = Pseudonyms("k" * 32)
@@ -93,20 +93,6 @@ def test_a_slow_redis_is_asked_once_and_left_alone_for_a_moment():
         assert time.monotonic() - started < 0.05
         assert "secret" not in str(caught.value)
         store.close()
-
-
-def test_a_breaker_lets_one_call_try_after_its_pause(monkeypatch):
-    clock = [100.0]
-    monkeypatch.setattr("server.redis_history_store.time.monotonic", lambda: clock[0])
-    breaker = Breaker(2.0)
-    assert breaker.admits()
-    breaker.note(failed=True)
-    clock[0] += 1.9
-    assert not breaker.admits()
-    clock[0] += 0.1
-    assert [breaker.admits(), breaker.admits()] == [True, False]
-    breaker.note(failed=False)
-    assert breaker.admits()
 
 
 def test_searches_answer_without_histories_while_redis_is_gone_and_with_them_once_it_is_back(

@@ -1,0 +1,171 @@
+"""Does any request break the server? Structure-aware messages to every RPC, and raw bytes at its socket.
+
+The server runs in a process of its own, on a copy of the store, and is reached over real connections.
+"""
+
+import asyncio
+import json
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import grpc
+import typer
+
+from benchmarks.circumstances import commit, processor
+from benchmarks.fuzz_messages import Method, methods, requests
+from benchmarks.fuzz_wire import attack, strike
+from corpus.errors import TandemError
+from corpus.workspace import Workspace
+from server.health import SEARCH_SERVICE, check_health
+
+# what a request may be told; late ones are counted, for a machine may be busy
+ALLOWED = frozenset(
+    {
+        "OK",
+        "INVALID_ARGUMENT",
+        "NOT_FOUND",
+        "FAILED_PRECONDITION",
+        "UNIMPLEMENTED",
+        "RESOURCE_EXHAUSTED",
+        "DEADLINE_EXCEEDED",
+    }
+)
+TIMEOUT_S = 30.0
+HANG_S = 5.0  # beyond the deadline
+N_CALLERS = 8
+N_KEPT = 20  # requests that broke something
+MIB = 2**20
+
+
+@dataclass(slots=True, kw_only=True)
+class Fuzzed:
+    """What became of the requests."""
+
+    codes: Counter[str] = field(default_factory=Counter)  # "Search OK" → calls
+    broken: list[str] = field(default_factory=list)  # RPC, code, and the request in hexadecimal; the first few
+    n_broken: int = 0
+    n_hung: int = 0  # ended long after their deadline
+    slowest_s: float = 0.0
+
+    @property
+    def n_calls(self) -> int:
+        """All of them."""
+        return sum(self.codes.values())
+
+    def note(self, method: Method, request: bytes, code: str, seconds: float) -> None:
+        """Take in one call."""
+        self.codes[f"{method.name} {code}"] += 1
+        self.slowest_s = max(self.slowest_s, seconds)
+        self.n_hung += seconds > TIMEOUT_S + HANG_S
+        if code not in ALLOWED:
+            self.n_broken += 1
+            if len(self.broken) < N_KEPT:
+                self.broken.append(f"{method.name} {code} {request[:4096].hex()}")
+
+
+async def fuzz_calls(address: str, admin_address: str, todo: Iterator[tuple[Method, bytes]]) -> Fuzzed:
+    """Send requests, some at once.
+
+    Args:
+        address: The server's.
+        admin_address: Of its IndexAdminService.
+        todo: What to send; ends.
+    """
+    found = Fuzzed()
+    with_any_size = [("grpc.max_send_message_length", -1)]
+    async with (
+        grpc.aio.insecure_channel(address, options=with_any_size) as channel,
+        grpc.aio.insecure_channel(admin_address, options=with_any_size) as admin,
+    ):
+        stubs: dict[str, Any] = {
+            method.path: (admin if method.is_admin else channel).unary_unary(method.path) for method in methods()
+        }
+
+        async def work() -> None:
+            for method, request in todo:
+                began, code = time.monotonic(), "OK"
+                try:
+                    await stubs[method.path](request, timeout=TIMEOUT_S)
+                except grpc.aio.AioRpcError as exc:
+                    code = exc.code().name
+                found.note(method, request, code, time.monotonic() - began)
+
+        await asyncio.gather(*(work() for _ in range(N_CALLERS)))
+    return found
+
+
+def fuzz_connections(address: str, n: int, seed: int) -> None:
+    """Make connections that no client makes, and see that the server goes on.
+
+    Args:
+        address: The server's.
+        n: How many.
+        seed: Of what they send.
+    Raises:
+        TandemError: If the server takes no more connections, or is not ready afterwards.
+    """
+    generator = random.Random(seed)
+    paths = [method.path for method in methods() if not method.is_admin]
+    for number in range(n):
+        try:
+            strike(address, attack(generator, generator.choice(paths)), reset=generator.random() < 0.3)
+        except OSError as exc:
+            raise TandemError(f"expected a server after {number} connections of seed {seed}, got {exc}") from exc
+    status = check_health(address, SEARCH_SERVICE, timeout_s=60)
+    if status != "SERVING":
+        raise TandemError(f"expected a server that is ready after {n} connections of seed {seed}, got {status}")
+
+
+def fuzz(
+    store: Annotated[Path, typer.Option(help="A store with a published bundle.")] = Path("demo-store"),
+    n_requests: Annotated[int, typer.Option("--requests", help="To all RPCs in turn.")] = 1_000_000,
+    n_connections: Annotated[int, typer.Option("--connections", help="With raw bytes.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Of everything that is sent.")] = 7,
+    results: Annotated[Path, typer.Option(help="Where fuzz.json goes.")] = Path(__file__).parent / "results",
+) -> None:
+    """Send what nobody should send; write benchmarks/results/fuzz.json, and fail if anything broke."""
+    from benchmarks.load_server import copy_of_store, running_server
+
+    began = time.monotonic()
+    workspace = Workspace(store)
+    with tempfile.TemporaryDirectory(dir=store) as folder:
+        copy = copy_of_store(workspace, Path(folder) / "store")
+        with running_server(copy, ["server.log_level=error"]) as server:
+            todo = requests(seed)
+            asyncio.run(fuzz_calls(server.address, server.admin_address, islice(todo, n_requests // 10)))
+            before = server.usage()  # once caches and histories are as they will be
+            found = asyncio.run(fuzz_calls(server.address, server.admin_address, islice(todo, n_requests)))
+            fuzz_connections(server.address, n_connections, seed)
+            after = server.usage()
+        log = (copy.root / "serve.log").read_text(encoding="utf-8")
+    document = {
+        "command": f"python -m benchmarks {' '.join(sys.argv[1:])}",
+        "seed": seed,
+        "n_connections": n_connections,
+        "n_calls": found.n_calls,
+        **asdict(found),
+        "n_unexpected_errors_logged": log.count("unexpected error"),
+        "rss_mib": [round(usage.rss_bytes / MIB, 1) for usage in (before, after)],
+        "n_files": [before.n_files, after.n_files],
+        "n_threads": [before.n_threads, after.n_threads],
+        "processor": processor(),
+        "tandem": commit(),
+        "wall_s": round(time.monotonic() - began, 1),
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    results.mkdir(parents=True, exist_ok=True)
+    (results / "fuzz.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    typer.echo(json.dumps({name: value for name, value in document.items() if name != "broken"}, indent=1))
+    if found.n_broken or found.n_hung:
+        raise TandemError(
+            f"{found.n_broken} requests broke something, {found.n_hung} hung; see {results / 'fuzz.json'}"
+        )
