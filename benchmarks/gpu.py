@@ -2,8 +2,8 @@
 
 Needs nothing but this repository: models have random weights in the shapes of MiniLM-L6 and BERT-base, for speed does
 not depend on what was learned, and texts are made-up words. The peer runs in the same process: sentence-transformers in
-fp16. What the machine lacks, such as FAISS's own GPU indexes, is skipped with the reason. ``--dry-run`` runs every
-check in a tiny form on whatever there is, CPUs included: it shows that the script works, and no more.
+fp16. What the machine lacks, such as FAISS's own GPU indexes, is skipped with the reason. ``--dry-run`` takes every
+path in tiny on whatever there is, CPUs included: it shows that the script works, and no more.
 """
 
 import argparse

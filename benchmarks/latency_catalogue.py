@@ -1,6 +1,5 @@
 """A store to serve: a copy of a bundle, with as many more items as a size takes."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -49,9 +48,9 @@ def serving_store(workspace: Workspace, version: str, folder: Path, n_items: int
     source, target = workspace.bundles / version, store.bundles / version
     bundle = None if n_items is None else open_bundle(source)
     if bundle is None or n_items is None or n_items <= len(bundle.items):
-        shutil.copytree(source, target, copy_function=os.link)  # never written to
+        shutil.copytree(source, target)
     else:
-        shutil.copytree(source, target, copy_function=os.link, ignore=shutil.ignore_patterns(*PER_ITEM, MANIFEST_FILE))
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns(*PER_ITEM, MANIFEST_FILE))
         rows = np.arange(n_items) % len(bundle.items)
         copy = pl.Series(np.arange(n_items) // len(bundle.items)).cast(pl.String)
         frame = bundle.items.frame[rows]
