@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -49,6 +50,19 @@ def test_each_part_is_the_sum_of_its_features_contributions(tiny_blend, features
     np.testing.assert_allclose(parts["words"], each[:, FEATURES.index("lexical")], atol=1e-6)
     assert "rerank" not in parts
     assert any(np.abs(values).max() > 0 for name, values in parts.items() if name != "base")
+
+
+def test_searches_side_by_side_may_score_and_explain_with_the_same_trees(tiny_blend, features):
+    first, parts = tiny_blend.first(features), tiny_blend.explain(features, None)(EVERY)
+
+    def work(number: int) -> bool:
+        if number % 2:
+            return np.array_equal(tiny_blend.first(features), first)
+        again = tiny_blend.explain(features, None)(EVERY)
+        return all(np.array_equal(again[name], values) for name, values in parts.items())
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(work, range(400)))
 
 
 def test_no_candidates_have_no_parts():
