@@ -17,10 +17,11 @@ from corpus.errors import ArtefactError
 from corpus.events import EventType, HistoryEvent
 from server.histories import Recorded, ShopperEvent
 from server.pseudonyms import KEY_VARIABLE, Pseudonyms
+from server.turns import Turns
 
 SCHEMA_VERSION = 2
 LAST_WITHOUT_PSEUDONYMS = 1  # version of the schema that had the ids themselves
-BUSY_TIMEOUT_S = 1.0  # for another process, such as a backup, that holds the file
+BUSY_TIMEOUT_S = 1.0  # for other processes that write, and again for one, such as a backup, that holds the file
 PURGE_INTERVAL_S = 3600.0  # between removals of what has grown too old
 MICROSECOND = timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -78,10 +79,16 @@ class HistoryStore:
         self._read_lock = threading.Lock()
         with self._wrapping_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = self._connect()
-            self._prepare()
-            self._reader = self._connect()
-            self._purge()
+            self._turns = Turns(path.with_name(path.name + ".lock"))
+            try:
+                with self._turns.turn(within_s=BUSY_TIMEOUT_S):
+                    self._writer = self._connect()
+                    self._prepare()
+                    self._reader = self._connect()
+                    self._purge()
+            except BaseException:
+                self._turns.close()
+                raise
 
     def record(self, events: Sequence[ShopperEvent]) -> Recorded:
         """Write events; when this returns they are on disk. All are written, or none.
@@ -108,7 +115,7 @@ class HistoryStore:
             )
             for event in events
         ]
-        with self._write_lock, self._wrapping_errors():
+        with self._writing():
             with self._writer:  # one transaction; the fsync happens when it commits
                 self._writer.execute("BEGIN IMMEDIATE")
                 before = self._writer.total_changes
@@ -156,7 +163,7 @@ class HistoryStore:
             ArtefactError: If the file cannot be written, or another process keeps reading its write-ahead log.
         """
         names = [(self._pseudonyms.of(shopper),) for shopper in shoppers]
-        with self._write_lock, self._read_lock, self._wrapping_errors():
+        with self._writing(), self._read_lock:
             with self._writer:
                 self._writer.execute("BEGIN IMMEDIATE")
                 before = self._writer.total_changes
@@ -173,6 +180,7 @@ class HistoryStore:
         with self._write_lock, self._read_lock:
             self._reader.close()
             self._writer.close()
+            self._turns.close()
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None)
@@ -231,6 +239,12 @@ class HistoryStore:
 
     def _oldest(self) -> int:
         return microseconds(self._now() - self._ttl)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Be the one that writes, among the threads of all processes."""
+        with self._write_lock, self._wrapping_errors(), self._turns.turn(within_s=BUSY_TIMEOUT_S):
+            yield
 
     @contextmanager
     def _wrapping_errors(self) -> Iterator[None]:

@@ -75,6 +75,12 @@ def test_streams_side_by_side_give_the_numbers_of_one(pair_folder):
         np.testing.assert_allclose(answer, run(one, tokens), atol=1e-5)
 
 
+@pytest.mark.parametrize(("n_threads", "is_pinned"), [(None, True), (1, False)])
+def test_threads_are_pinned_only_where_they_have_all_cores(pair_folder, n_threads, is_pinned):
+    request = OpenVinoEngine.load(pair_folder, n_threads=n_threads)._idle.get()
+    assert request.get_compiled_model().get_property("ENABLE_CPU_PINNING") is is_pinned
+
+
 def test_an_answer_survives_the_next_call(pair_folder):
     engine = OpenVinoEngine.load(pair_folder)
     first = run(engine, batch(seed=1))

@@ -1,4 +1,6 @@
 import sqlite3
+import threading
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -8,6 +10,7 @@ from corpus.events import EventType
 from server.histories import ShopperEvent
 from server.history_store import HistoryStore
 from server.pseudonyms import Pseudonyms
+from server.turns import Turns
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PSEUDONYMS = Pseudonyms("k" * 32)
@@ -76,6 +79,41 @@ def test_a_call_is_written_whole_or_not_at_all(store):
         store.record([click("user:ada", "i-1"), broken])
     assert store.history("user:ada") == ()
     assert store.record([click("user:ada", "i-1")]).n_recorded == 1
+
+
+def test_processes_that_write_take_turns_and_lose_nothing(path):
+    ttl = timedelta(days=36_500)
+    stores = [HistoryStore(path, PSEUDONYMS, max_events=1000, ttl=ttl) for _ in range(4)]  # each as of a process
+    faults: list[Exception] = []
+
+    def write(number: int) -> None:
+        try:
+            for minute in range(25):
+                stores[number].record([click("user:ada", f"i{number}", minute)])
+                stores[number].record([click(f"user:{number}", "gone", minute)])
+                assert stores[number].delete([f"user:{number}"]) == 1
+        except Exception as exc:
+            faults.append(exc)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = stores[0].history("user:ada")
+    for each in stores:
+        each.close()
+    assert faults == []
+    assert len(found) == 100
+
+
+def test_a_process_that_keeps_the_file_to_itself_is_told(store, path, monkeypatch):
+    monkeypatch.setattr("server.history_store.BUSY_TIMEOUT_S", 0.05)
+    with closing(Turns(path.with_name(f"{path.name}.lock"))) as other:
+        with other.turn(within_s=60), pytest.raises(ArtefactError, match="another process has been writing"):
+            store.record([click("user:ada", "i-01")])
+        store.record([click("user:ada", "i-02")])
+    assert [event.item_id for event in store.history("user:ada")] == ["i-02"]
 
 
 def test_a_file_that_is_no_database_is_refused_and_left_alone(path):
