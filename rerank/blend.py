@@ -21,6 +21,7 @@ from rerank.explanation import explain_trees
 from rerank.features import FEATURES, RERANK_FEATURES, FeatureExtractor, rerank_features
 from rerank.lightgbm_runtime import lightgbm
 from rerank.parts import Parts, PartsOf, add_parts
+from rerank.pruning import worth_reading
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.candidates import Candidates
 
@@ -56,6 +57,16 @@ class Blend:
     def first(self, features: FloatArray) -> FloatArray:
         """Score candidates before the cross-encoder has spoken; float32 (n,), higher is better."""
         return predict(self._first, features)
+
+    def worth_reading(self, first: FloatArray, depth: int | None, *, whole: bool) -> IntArray:
+        """Choose whom the cross-encoder reads; int64 (n_read,) positions, the first model's best first.
+
+        Args:
+            first: float32 (n,), from ``first``.
+            depth: Most candidates to read; None: all.
+            whole: Whether to read so many however far the first model puts them behind.
+        """
+        return worth_reading(first, depth, None if whole else self.info.reach)
 
     def final(self, first: FloatArray, features: FloatArray, rerank_scores: FloatArray) -> FloatArray:
         """Score candidates after it has.

@@ -19,7 +19,7 @@ class BlendInfo(Section):
     """The content of ``model.json``."""
 
     format_version: int = FORMAT_VERSION
-    fingerprint: str  # SHA-256 over both models and the features they read, hexadecimal
+    fingerprint: str  # SHA-256 over both models, the features they read and the reach, hexadecimal
     feature_version: int
     features: tuple[str, ...]
     rerank_features: tuple[str, ...]
@@ -30,6 +30,7 @@ class BlendInfo(Section):
     config: BlendConfig
     n_searches: int = Field(ge=0)  # that it learned from
     n_reranked: int = Field(ge=0)  # of which the cross-encoder read so many
+    reach: float | None = None  # see ``rerank.pruning``; None: the cross-encoder reads all up to the depth
     n_trees: tuple[int, int]  # of the first and the second model
     metrics: dict[str, float]  # cross-validated
     importance: dict[str, float]  # share of the total gain by feature, of both models

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from rerank.blend_lists import BlendList, collect_blend_lists, folds
 from rerank.config import BlendConfig
 from rerank.features import FEATURE_VERSION, FEATURES, RERANK_FEATURES, FeatureExtractor, rerank_features
 from rerank.lightgbm_runtime import lightgbm
+from rerank.pruning import fit_reach, pruned, reaches_to_try
 from rerank.reranker import Reranker
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.first_stage import FirstStage
@@ -76,13 +78,12 @@ def train_blend(
     first = _fit(lists, [entry.features for entry in lists], None, fold, config, names=FEATURES)
     read, before = lists[:n_read], first.held_out[:n_read]
     rerank_scores = _read(read, before, reranker, config.rerank_depth)
-    features = [
-        np.hstack([entry.features, rerank_features(scores)]) for entry, scores in zip(read, rerank_scores, strict=True)
-    ]
-    second = _fit(read, features, before, fold[:n_read], config, names=FEATURES + RERANK_FEATURES)
+    second = _fit_second(read, before, rerank_scores, fold[:n_read], config)
     metrics = _metrics(lists, first) | _metrics_read(read, before, second, rerank_scores, reranker)
+    reach = fit_reach(before, rerank_scores, partial(_ndcg_if_read, read, before, second), max_lost=config.max_lost)
+    metrics |= {"pruning_lost": reach.lost, "pruning_n_read": reach.n_read}
     info = BlendInfo(
-        fingerprint=_fingerprint(first.booster, second.booster),
+        fingerprint=_fingerprint(first.booster, second.booster, reach=reach.reach),
         feature_version=FEATURE_VERSION,
         features=FEATURES,
         rerank_features=RERANK_FEATURES,
@@ -93,6 +94,7 @@ def train_blend(
         config=config,
         n_searches=n_searches,
         n_reranked=n_read,
+        reach=reach.reach,
         n_trees=(first.booster.num_trees(), second.booster.num_trees()),
         metrics=metrics,
         importance=_importance(first.booster, second.booster),
@@ -112,6 +114,8 @@ def train_blend(
 class _Fitted:
     booster: lightgbm.Booster  # fitted on all lists
     held_out: list[FloatArray]  # each list's scores by a model that has not seen its query, the start included
+    apart: list[lightgbm.Booster]  # that model, of each list
+    n_trees: int  # how many of its trees to heed
 
 
 def _fit(
@@ -150,17 +154,56 @@ def _fit(
             )
         )
     n_trees = max(1, round(float(np.mean([booster.best_iteration for booster in boosters]))))
-    held_out: list[FloatArray] = [np.empty(0, dtype=np.float32)] * len(lists)
-    for booster, (_, outside) in zip(boosters, usable, strict=True):
-        for number in outside.tolist():
-            # as many trees for all folds: each fold's own best number is chosen by the very lists that are held out
-            scores = predict(booster, features[number], n_trees=n_trees)
-            held_out[number] = scores if start is None else scores + start[number]
+    apart = {
+        number: booster for booster, (_, outside) in zip(boosters, usable, strict=True) for number in outside.tolist()
+    }
+    held_out = []
+    for number in range(len(lists)):
+        # as many trees for all folds: each fold's own best number is chosen by the very lists that are held out
+        scores = predict(apart[number], features[number], n_trees=n_trees)
+        held_out.append(scores if start is None else scores + start[number])
     everything = np.arange(len(lists))
     booster = lightgbm.train(
         _parameters(config), _dataset(lists, features, start, everything, names), num_boost_round=n_trees
     )
-    return _Fitted(booster=booster, held_out=held_out)
+    return _Fitted(
+        booster=booster, held_out=held_out, apart=[apart[number] for number in range(len(lists))], n_trees=n_trees
+    )
+
+
+def _fit_second(
+    lists: Sequence[BlendList],
+    before: Sequence[FloatArray],
+    rerank_scores: Sequence[FloatArray],
+    fold: IntArray,
+    config: BlendConfig,
+) -> _Fitted:
+    """Fit the model that goes on from the first one's held-out scores once the cross-encoder has read.
+
+    Behind the lists come copies, each read within a reach drawn at random: so the trees know what an unread candidate
+    means, whether it is one because of the reach, the depth or a deadline, and one model serves any reach. A model
+    fitted anew for each would differ from the others by luck more than by its reach.
+    """
+    reaches = reaches_to_try(before, rerank_scores) if config.max_lost > 0 else []
+    if reaches:
+        drawn = np.random.default_rng(config.seed).choice(reaches, len(lists)).tolist()
+        read = zip(before, rerank_scores, drawn, strict=True)
+        copies = [pruned(scores, rerank, reach) for scores, rerank, reach in read]
+        lists, before, fold = [*lists, *lists], [*before, *before], np.tile(fold, 2)
+        rerank_scores = [*rerank_scores, *copies]
+    features = [
+        np.hstack([entry.features, rerank_features(scores)]) for entry, scores in zip(lists, rerank_scores, strict=True)
+    ]
+    return _fit(lists, features, before, fold, config, names=FEATURES + RERANK_FEATURES)
+
+
+def _ndcg_if_read(
+    lists: Sequence[BlendList], before: Sequence[FloatArray], second: _Fitted, number: int, rerank_scores: FloatArray
+) -> float:
+    """Return nDCG@10 of a list if the cross-encoder had read other candidates of it, by trees that have not seen it."""
+    features = np.hstack([lists[number].features, rerank_features(rerank_scores)])
+    final = before[number] + predict(second.apart[number], features, n_trees=second.n_trees)
+    return _ndcg(lists[number].grades, final)
 
 
 def _parameters(config: BlendConfig) -> dict[str, object]:
@@ -253,18 +296,24 @@ def _metrics_read(
 def _figures(name: str, lists: Sequence[BlendList], scores_of: Callable[[int], FloatArray]) -> dict[str, float]:
     """Return nDCG@10 with linear gains over each list, and MRR@10 of its items of any grade above the lowest."""
     ndcg, mrr = [], []
-    discounts = 1 / np.log2(np.arange(CUTOFF) + 2)
     for number, entry in enumerate(lists):
-        order = np.argsort(-scores_of(number), kind="stable")[:CUTOFF]
-        ideal = -np.sort(-entry.grades)[:CUTOFF]
-        ndcg.append(float(entry.grades[order] @ discounts[: len(order)] / (ideal @ discounts[: len(ideal)])))
+        scores = scores_of(number)
+        ndcg.append(_ndcg(entry.grades, scores))
+        order = np.argsort(-scores, kind="stable")[:CUTOFF]
         hits = np.flatnonzero(entry.grades[order] > entry.grades.min())
         mrr.append(1 / (1 + int(hits[0])) if len(hits) else 0.0)
     return {f"{name}_ndcg_at_10": float(np.mean(ndcg)), f"{name}_mrr_at_10": float(np.mean(mrr))}
 
 
-def _fingerprint(*boosters: lightgbm.Booster) -> str:
-    digest = hashlib.sha256(json.dumps([FEATURE_VERSION, FEATURES, RERANK_FEATURES]).encode())
+def _ndcg(grades: FloatArray, scores: FloatArray) -> float:
+    discounts = 1 / np.log2(np.arange(CUTOFF) + 2)
+    order = np.argsort(-scores, kind="stable")[:CUTOFF]
+    ideal = -np.sort(-grades)[:CUTOFF]
+    return float(grades[order] @ discounts[: len(order)] / (ideal @ discounts[: len(ideal)]))
+
+
+def _fingerprint(*boosters: lightgbm.Booster, reach: float | None) -> str:
+    digest = hashlib.sha256(json.dumps([FEATURE_VERSION, FEATURES, RERANK_FEATURES, reach]).encode())
     for booster in boosters:
         digest.update(booster.model_to_string().encode())
     return digest.hexdigest()

@@ -89,6 +89,7 @@ class BlendConfig(Section):
     min_searches: int = Field(default=200, ge=1)  # with fewer usable ones there is no blend: it would learn noise
     depth: int = Field(default=200, ge=2)  # candidates per search, as many as the server finds
     rerank_depth: int = Field(default=RERANK_DEPTH, ge=0)  # how many of them the cross-encoder reads; as in service
+    max_lost: float = Field(default=0.01, ge=0, lt=1)  # share of nDCG@10 that reading less may cost; 0: all is read
     history_dropout: float = Field(default=0.3, ge=0, le=1)  # share of searches that are shown without history as well
     n_leaves: int = Field(default=8, ge=2)  # of a tree: small ones, for a few thousand searches
     min_leaf: int = Field(default=400, ge=1)  # candidates in a leaf

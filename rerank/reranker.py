@@ -50,6 +50,7 @@ class Reranked:
     probabilities: FloatArray  # (n, 3) of click, cart and purchase; NaN where it read nothing or nobody knows
     n_scored: int  # candidates that the cross-encoder read
     degraded: str | None  # DEADLINE, FAILED or None
+    n_wanted: int | None = None  # of the candidates within the depth, how many it was to read; None: all
     parts_of: PartsOf | None = None  # what made up the scores, by positions here, if that was asked for
 
 
@@ -70,7 +71,8 @@ class Reranker:
     ``rerank · w_rerank + retrieval · w_retrieval``. The others follow behind in the order of retrieval; their final
     score is the lowest of those read minus how far retrieval puts them behind the first of them.
 
-    With a blend, its first model chooses whom the cross-encoder reads, and its second orders all candidates.
+    With a blend, its first model chooses whom the cross-encoder reads, and its second orders all candidates. Whoever
+    the first puts too far behind is not worth reading; see ``rerank.pruning``.
 
     So scores never rise along the list, and a caller may cut it anywhere, but a score compares only with scores of
     the same answer. Safe to call from several threads if the engine is.
@@ -131,6 +133,7 @@ class Reranker:
         *,
         depth: int | None = None,
         deadline: float | None = None,
+        whole: bool = False,
         explain: bool = False,
     ) -> Reranked:
         """Order candidates for one shopper. A broken model raises nothing: what is left without it is the answer then.
@@ -141,6 +144,8 @@ class Reranker:
             candidates: What retrieval found, best first.
             depth: How many of them the cross-encoder may read; None: all.
             deadline: When to be done, on the clock of ``time.monotonic``; None takes the time it needs.
+            whole: Whether it reads so many even if a blend finds fewer worth reading: who is not read has no
+                probabilities.
             explain: Also tell what made up the scores.
         Returns:
             All candidates, ordered, with the reason in ``degraded`` if the cross-encoder read fewer than it might.
@@ -155,7 +160,7 @@ class Reranker:
             logger.exception("the blend failed; the cross-encoder orders without it")
             read = self._read(query, history, candidates.rows[:depth], deadline)
             return replace(self._joined(candidates, read, explain=explain), degraded=FAILED)
-        best = np.argsort(-first, kind="stable")[:depth]
+        best = self.blend.worth_reading(first, depth, whole=whole)
         read = self._read(query, history, candidates.rows[best], deadline)
         scores = np.full(len(candidates), np.nan, dtype=np.float32)
         scores[best] = read.scores
@@ -294,6 +299,7 @@ class Reranker:
             probabilities=self.scorer.probabilities(logits[order]),
             n_scored=read.n,
             degraded=read.degraded,
+            n_wanted=len(places),
             parts_of=None if parts_of is None else reordered(parts_of, order),
         )
 

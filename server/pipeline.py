@@ -114,7 +114,9 @@ class Pipeline:
             with run.stage("facets"):
                 facets = self._count(task, source, candidates.rows, left_out, run)
         with run.stage("rerank"):
-            ranking = self._rerank(task, history, candidates, source, run)
+            # what is not likely enough to be bought is left out, and so would be what nobody read
+            whole = task.wishes.least_probability > 0
+            ranking = self._rerank(task, history, candidates, source, run, whole=whole)
         ranking, no_match = self._cut(task, ranking, pins.values(), run)
         ranking = arrange(ranking, task.wishes, self.bundle.columns, pins, self.bundle.retriever.vectors_of)
         if task.explain and not run.has_time():
@@ -153,7 +155,7 @@ class Pipeline:
             source = open_source(self.bundle, task, history)
             candidates = source.find(RowSet.of(rows, self.bundle.columns.n_items))
         with run.stage("rerank"):
-            return self._rerank(task, history, candidates, source, run)
+            return self._rerank(task, history, candidates, source, run, whole=True)
 
     def _rows_of(self, item_ids: Iterable[str]) -> list[int]:
         """Return the rows of those items that the catalogue has."""
@@ -220,9 +222,25 @@ class Pipeline:
         return self.bundle.retriever.correct(task.query) if task.query and task.spelling is not Spelling.OFF else None
 
     def _rerank(
-        self, task: SearchTask, history: Sequence[HistoryEvent], candidates: Candidates, source: Source, run: Run
+        self,
+        task: SearchTask,
+        history: Sequence[HistoryEvent],
+        candidates: Candidates,
+        source: Source,
+        run: Run,
+        *,
+        whole: bool,
     ) -> Ranking:
-        """Order the candidates by the second stage; without one, as retrieval did."""
+        """Order the candidates by the second stage; without one, as retrieval did.
+
+        Args:
+            task: What is searched.
+            history: The shopper's events.
+            candidates: What was found.
+            source: What found it.
+            run: The clock; takes up what was read.
+            whole: Whether the cross-encoder reads to the full depth, also what is hardly worth it.
+        """
         unread = _as_retrieved(candidates, partial(take_parts, source.explain(candidates)) if task.explain else None)
         reranker = self.bundle.reranker
         depth = min(task.rerank_depth, len(candidates))
@@ -240,6 +258,7 @@ class Pipeline:
                 candidates,
                 depth=depth if is_asked else 0,  # what the blend knows by itself is better than nothing
                 deadline=deadline,
+                whole=whole,
                 explain=task.explain,
             )
         except Exception as exc:  # the order of retrieval is the floor
@@ -248,12 +267,13 @@ class Pipeline:
             run.degrade(DegradationReason.RERANKER_FAILED, RERANKER_FAILED)
             return unread
         run.n_reranked = reranked.n_scored
+        run.rerank_depth = depth if reranked.n_wanted is None else reranked.n_wanted
         if is_asked:
             _judge(breaker, reranked, time.monotonic() - began)
         if reranked.degraded == FAILED or not is_asked:
             run.degrade(DegradationReason.RERANKER_FAILED, RERANKER_FAILED)
         elif reranked.degraded is not None:
-            run.degrade(DegradationReason.DEADLINE, _no_time(reranked.n_scored, depth))
+            run.degrade(DegradationReason.DEADLINE, _no_time(reranked.n_scored, run.rerank_depth))
         ordered = candidates.take(reranked.order)
         return Ranking(
             rows=ordered.rows,

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,12 @@ import pytest
 from corpus.errors import ConfigError, TooLittleData
 from corpus.items import ItemTable
 from corpus.prepared import Prepared
-from rerank.blend import open_blend
+from rerank.blend import open_blend, predict
 from rerank.blend_info import BLEND_FILE, FIRST_FILE, SECOND_FILE, BlendInfo, read_blend_info
 from rerank.blend_lists import BlendList, collect_blend_lists, folds
-from rerank.blend_training import FirstStage, _figures, _fit, train_blend
-from rerank.features import FEATURES, RERANK_FEATURES
+from rerank.blend_training import FirstStage, _figures, _fit, _fit_second, _ndcg_if_read, train_blend
+from rerank.features import FEATURES, RERANK_FEATURES, rerank_features
+from rerank.pruning import fit_reach, pruned, reaches_to_try
 from retrieval.candidates import Candidates
 from tests.rerank.conftest import TINY_BLEND, TasteReader
 
@@ -45,8 +47,9 @@ def test_trees_learn_the_shoppers_brand_that_retrieval_cannot_see(info: BlendInf
 
 def test_figures_where_the_cross_encoder_read_stand_side_by_side(info: BlendInfo):
     names = {"first_where_read", "linear_where_read", "final_where_read", "retrieval", "first"}
-    assert set(info.metrics) == {f"{name}_{measure}" for name in names for measure in ("ndcg_at_10", "mrr_at_10")}
-    assert all(0 < value <= 1 for value in info.metrics.values())
+    figures = {f"{name}_{measure}" for name in names for measure in ("ndcg_at_10", "mrr_at_10")}
+    assert set(info.metrics) == figures | {"pruning_lost", "pruning_n_read"}
+    assert all(0 < info.metrics[name] <= 1 for name in figures)
     # what likes kiri alone is no match for trees that also know the shopper
     assert info.metrics["final_where_read_ndcg_at_10"] > info.metrics["linear_where_read_ndcg_at_10"]
 
@@ -91,6 +94,22 @@ def test_the_cross_encoder_reads_the_firsts_best_of_the_lists_allowed(
 def test_reading_nothing_leaves_the_rerank_features_unused(train, tiny_items: ItemTable, tmp_path: Path):
     info = train(tmp_path / "v1", rerank_depth=0)
     assert [info.importance[name] for name in RERANK_FEATURES] == [0.0] * len(RERANK_FEATURES)
+
+
+def test_within_a_page_there_is_nothing_to_leave_unread(info: BlendInfo):
+    assert info.reach is None  # the depth is 8
+    assert (info.metrics["pruning_lost"], info.metrics["pruning_n_read"]) == (0.0, 8.0)
+
+
+def test_the_reach_is_fitted_beyond_a_page_and_kept_unless_it_is_off(train, tmp_path: Path, extractor):
+    everything = train(tmp_path / "all", rerank_depth=20, max_lost=0.0)
+    assert everything.reach is None
+    assert everything.metrics["pruning_n_read"] == 20
+    info = train(tmp_path / "some", rerank_depth=20, max_lost=0.2)
+    assert info.reach == 0.0  # these few trees score all candidates behind the page like its last: they are read
+    assert info.metrics["pruning_n_read"] == 20
+    assert info.fingerprint != everything.fingerprint
+    assert open_blend(tmp_path / "some", extractor).info.reach == 0.0
 
 
 def test_a_finished_folder_is_not_trained_over(train, trained_blend: Path):
@@ -139,7 +158,7 @@ def test_one_list_to_read_is_too_little_to_hold_any_out(train, tmp_path: Path):
 
 def test_fewer_queries_than_folds_are_enough(train, tasteful: Prepared, tmp_path: Path):
     info = train(tmp_path / "v1", data=only_query(tasteful, tmp_path / "data", 2), min_searches=2, n_folds=4)
-    assert all(0 < value <= 1 for value in info.metrics.values())
+    assert all(0 < value <= 1 for name, value in info.metrics.items() if not name.startswith("pruning_"))
 
 
 def noise(n_lists: int, n_candidates: int) -> list[BlendList]:
@@ -182,6 +201,43 @@ def test_fitting_goes_on_from_where_it_starts():
     features = [entry.features for entry in lists]
     fitted = _fit(lists, features, known, folds(lists, 3, seed=1), TINY_BLEND, names=FEATURES)
     assert _figures("x", lists, lambda number: fitted.held_out[number])["x_mrr_at_10"] == 1.0
+
+
+def test_the_second_model_learns_from_copies_that_were_read_within_a_reach():
+    lists, n = noise(60, 20), 60
+    generator = np.random.default_rng(5)
+    before = [generator.normal(size=20).astype(np.float32) for _ in lists]
+    read = [entry.grades.copy() for entry in lists]  # a cross-encoder that knows the answer, of the best fifteen
+    for first, scores in zip(before, read, strict=True):
+        scores[np.argsort(-first)[15:]] = np.nan
+    fold = folds(lists, 3, seed=1)
+    second = _fit_second(lists, before, read, fold, TINY_BLEND)
+    whole = _fit_second(lists, before, read, fold, TINY_BLEND.model_copy(update={"max_lost": 0.0}))
+    assert (len(second.held_out), len(whole.held_out)) == (2 * n, n)
+    reaches = reaches_to_try(before, read)
+    used = set()
+    for number, (entry, first, scores) in enumerate(zip(lists, before, read, strict=True)):
+        assert second.apart[n + number] is second.apart[number]  # held out together
+
+        def final(seen: np.ndarray, entry=entry, first=first, trees=second.apart[number]) -> np.ndarray:
+            return first + predict(trees, np.hstack([entry.features, rerank_features(seen)]), n_trees=second.n_trees)
+
+        np.testing.assert_array_equal(second.held_out[number], final(scores))
+        wants = [final(pruned(first, scores, reach)) for reach in reaches]
+        found = [
+            reach for reach, want in zip(reaches, wants, strict=True) if (want == second.held_out[n + number]).all()
+        ]
+        assert found
+        used.update(found[:1])
+        quality = _ndcg_if_read(lists, before, second, number, pruned(first, scores, 0.0))
+        page = final(pruned(first, scores, 0.0))
+        assert quality == pytest.approx(_figures("x", [entry], lambda _, page=page: page)["x_ndcg_at_10"])
+    assert len(used) > 5
+    # who is on the first page is read whatever the reach, and found there; who is behind it, only within the longest
+    by = partial(_ndcg_if_read, lists, before, second)
+    kept = fit_reach(before, read, by, max_lost=0.9)
+    strict = fit_reach(before, read, by, max_lost=1e-6)
+    assert kept.n_read < strict.n_read == 15
 
 
 def test_figures_match_hand_worked_numbers():

@@ -40,7 +40,7 @@ class Ranks:
         return features
 
 
-def upside_down() -> Blend:
+def upside_down(reach: float | None = None) -> Blend:
     """Its first model turns retrieval's order round; its second adds the cross-encoder's score, and -2.5 if unread."""
     first = Trees(FEATURES, lambda of: of["retrieval_rank"])
     second = Trees(FEATURES + RERANK_FEATURES, lambda of: np.where(np.isnan(of["rerank"]), -2.5, of["rerank"]))
@@ -56,6 +56,7 @@ def upside_down() -> Blend:
         config=BlendConfig(),
         n_searches=1,
         n_reranked=1,
+        reach=reach,
         n_trees=(1, 1),
         metrics={},
         importance={},
@@ -76,6 +77,30 @@ def test_the_first_model_chooses_whom_the_cross_encoder_reads_and_the_second_ord
     assert answer.order.tolist() == [7, 8, 6, 5, 9, 4, 3, 2, 1, 0]
     np.testing.assert_allclose(answer.scores, [9, 8, 3.5, 2.5, 2, 1.5, 0.5, -0.5, -1.5, -2.5])
     np.testing.assert_array_equal(answer.rerank_scores, [2, 0, np.nan, np.nan, -7, *[np.nan] * 5])
+
+
+def test_who_is_out_of_reach_of_the_first_page_is_not_read_unless_all_are_asked_for(build):
+    reranker, engine = build(float, blend=upside_down(reach=2.5))
+    answer = reranker.rerank("red shoe", (), candidates(30), depth=20)
+    check(answer, 30)
+    # the first model scores 29 … 0, the page's last 20: 19 and 18 are at most 2.5 below, 17 is not
+    assert engine.n_run == answer.n_scored == answer.n_wanted == 12
+    assert answer.degraded is None
+    assert answer.order.tolist() == list(range(29, -1, -1))
+    np.testing.assert_allclose(answer.scores, np.r_[2 * np.arange(29, 17, -1), np.arange(17, -1, -1) - 2.5])
+    np.testing.assert_array_equal(answer.rerank_scores, [*range(29, 17, -1), *[np.nan] * 18])
+    assert reranker.rerank("red shoe", (), candidates(30), depth=20, whole=True).n_scored == 20
+    assert reranker.rerank("red shoe", (), candidates(30), depth=11).n_scored == 11
+    assert reranker.rerank("red shoe", (), candidates(30), depth=7).n_scored == 7
+    assert reranker.with_blend(None).rerank("red shoe", (), candidates(30), depth=20).n_scored == 20
+
+
+def test_a_deadline_tells_how_many_were_within_reach(build):
+    reranker, engine = build(float, blend=upside_down(reach=25.0))
+    answer = reranker.rerank("red shoe", (), candidates(N_ITEMS), deadline=engine.now + 20 * SECONDS_PER_PAIR)
+    check(answer, N_ITEMS)
+    assert answer.degraded == DEADLINE
+    assert FIRST_CHUNK <= answer.n_scored < answer.n_wanted == 35
 
 
 def test_query_and_history_reach_the_features(build):

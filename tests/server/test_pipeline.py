@@ -14,6 +14,7 @@ from retrieval.facets import Facet, FacetSpec
 from retrieval.filters import And, Comparison
 from server.pipeline import Pipeline, present
 from server.ranking import DegradationReason, RankedWindow, Run, SearchTask
+from server.wishes import Wishes
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HISTORY = tuple(
@@ -216,9 +217,9 @@ def test_candidates_that_time_did_not_suffice_for_follow_and_are_counted(bundle)
     class Hurried:
         """A reranker that had time for the best four only."""
 
-        def rerank(self, query, history, candidates, *, depth, deadline, explain=False):
+        def rerank(self, query, history, candidates, **_options: object):
             read = bundle.reranker.rerank(query, history, candidates, depth=4)
-            return dataclasses.replace(read, degraded=DEADLINE)
+            return dataclasses.replace(read, degraded=DEADLINE, n_wanted=10)
 
     window = Pipeline(dataclasses.replace(bundle, reranker=Hurried()), Histories()).search(task(), endless())
     assert [d.reason for d in window.degraded] == [DegradationReason.DEADLINE]
@@ -250,9 +251,11 @@ class Blended:
     def __init__(self, degraded: str | None = None) -> None:
         self.degraded = degraded
         self.asked: list[tuple[int, int]] = []
+        self.whole: list[bool] = []
 
-    def rerank(self, query, history, candidates, *, depth, deadline, explain=False):
+    def rerank(self, query, history, candidates, *, depth, deadline, whole=False, explain=False):
         self.asked.append((len(candidates), depth))
+        self.whole.append(whole)
         n = len(candidates)
         n_scored = 0 if self.degraded else depth
         rerank = np.where(np.arange(n) < n - n_scored, np.nan, 0.5).astype(np.float32)  # read last, ordered last
@@ -279,6 +282,28 @@ def test_the_second_stage_may_order_all_candidates_also_those_it_did_not_read(bu
     np.testing.assert_array_equal(window.ranking.behaviour, found.behaviour[::-1])
     np.testing.assert_array_equal(np.isnan(window.ranking.rerank), np.arange(40) < 30)
     assert window.degraded == ()
+
+
+def test_what_was_not_worth_reading_is_no_degradation_and_counts_as_not_wanted(bundle):
+    class Choosy:
+        """A second stage that found four candidates worth reading."""
+
+        def rerank(self, query, history, candidates, **_options: object):
+            return bundle.reranker.rerank(query, history, candidates, depth=4)
+
+    run = endless()
+    window = Pipeline(dataclasses.replace(bundle, reranker=Choosy()), Histories()).search(task(), run)
+    assert window.degraded == ()
+    assert (run.rerank_depth, run.n_reranked) == (4, 4)
+
+
+def test_all_are_read_only_where_what_nobody_read_would_be_missed(bundle):
+    blended = Blended()
+    pipeline = Pipeline(dataclasses.replace(bundle, reranker=blended), Histories())
+    pipeline.search(task(), endless())
+    pipeline.search(task(wishes=Wishes(least_probability=0.1)), endless())
+    pipeline.order(task(), np.arange(3), endless())
+    assert blended.whole == [False, True, True]
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ def test_events_of_the_visit_come_before_newer_ones(bundle):
     asked = []
 
     class Asked(Blended):
-        def rerank(self, query, history, candidates, *, depth, deadline, explain):
+        def rerank(self, query, history, candidates, *, depth, deadline, whole, explain):
             asked.append([event.item_id for event in history])
             return super().rerank(query, history, candidates, depth=depth, deadline=deadline)
 
@@ -277,7 +277,7 @@ def test_half_of_the_time_is_kept_for_explaining_and_none_left_is_told(bundle):
     deadlines = []
 
     class Asked(Blended):
-        def rerank(self, query, history, candidates, *, depth, deadline, explain):
+        def rerank(self, query, history, candidates, *, depth, deadline, whole, explain):
             deadlines.append(deadline)
             return super().rerank(query, history, candidates, depth=depth, deadline=deadline, explain=explain)
 
