@@ -80,7 +80,9 @@ def train_blend(
     rerank_scores = _read(read, before, reranker, config.rerank_depth)
     second = _fit_second(read, before, rerank_scores, fold[:n_read], config)
     metrics = _metrics(lists, first) | _metrics_read(read, before, second, rerank_scores, reranker)
-    reach = fit_reach(before, rerank_scores, partial(_ndcg_if_read, read, before, second), max_lost=config.max_lost)
+    grades = [entry.grades for entry in read]
+    final_of = partial(_final_if_read, read, before, second)
+    reach = fit_reach(before, rerank_scores, grades, final_of, max_lost=config.max_lost)
     metrics |= {"pruning_lost": reach.lost, "pruning_n_read": reach.n_read}
     info = BlendInfo(
         fingerprint=_fingerprint(first.booster, second.booster, reach=reach.reach),
@@ -197,13 +199,12 @@ def _fit_second(
     return _fit(lists, features, before, fold, config, names=FEATURES + RERANK_FEATURES)
 
 
-def _ndcg_if_read(
+def _final_if_read(
     lists: Sequence[BlendList], before: Sequence[FloatArray], second: _Fitted, number: int, rerank_scores: FloatArray
-) -> float:
-    """Return nDCG@10 of a list if the cross-encoder had read other candidates of it, by trees that have not seen it."""
+) -> FloatArray:
+    """Return final scores of a list if the cross-encoder had read just that, by trees that have not seen it."""
     features = np.hstack([lists[number].features, rerank_features(rerank_scores)])
-    final = before[number] + predict(second.apart[number], features, n_trees=second.n_trees)
-    return _ndcg(lists[number].grades, final)
+    return before[number] + predict(second.apart[number], features, n_trees=second.n_trees)
 
 
 def _parameters(config: BlendConfig) -> dict[str, object]:
@@ -296,20 +297,14 @@ def _metrics_read(
 def _figures(name: str, lists: Sequence[BlendList], scores_of: Callable[[int], FloatArray]) -> dict[str, float]:
     """Return nDCG@10 with linear gains over each list, and MRR@10 of its items of any grade above the lowest."""
     ndcg, mrr = [], []
+    discounts = 1 / np.log2(np.arange(CUTOFF) + 2)
     for number, entry in enumerate(lists):
-        scores = scores_of(number)
-        ndcg.append(_ndcg(entry.grades, scores))
-        order = np.argsort(-scores, kind="stable")[:CUTOFF]
+        order = np.argsort(-scores_of(number), kind="stable")[:CUTOFF]
+        ideal = -np.sort(-entry.grades)[:CUTOFF]
+        ndcg.append(float(entry.grades[order] @ discounts[: len(order)] / (ideal @ discounts[: len(ideal)])))
         hits = np.flatnonzero(entry.grades[order] > entry.grades.min())
         mrr.append(1 / (1 + int(hits[0])) if len(hits) else 0.0)
     return {f"{name}_ndcg_at_10": float(np.mean(ndcg)), f"{name}_mrr_at_10": float(np.mean(mrr))}
-
-
-def _ndcg(grades: FloatArray, scores: FloatArray) -> float:
-    discounts = 1 / np.log2(np.arange(CUTOFF) + 2)
-    order = np.argsort(-scores, kind="stable")[:CUTOFF]
-    ideal = -np.sort(-grades)[:CUTOFF]
-    return float(grades[order] @ discounts[: len(order)] / (ideal @ discounts[: len(ideal)]))
 
 
 def _fingerprint(*boosters: lightgbm.Booster, reach: float | None) -> str:

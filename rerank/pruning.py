@@ -22,6 +22,7 @@ from retrieval.arrays import FloatArray, IntArray
 PAGE = 10  # results: what is read at least, and what nDCG@10 looks at
 # reaches to try, by the share of the candidates behind the first page that they take in
 _SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
+_DISCOUNTS = 1 / np.log2(np.arange(PAGE) + 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,37 +78,62 @@ def reaches_to_try(first: Sequence[FloatArray], rerank_scores: Sequence[FloatArr
 def fit_reach(
     first: Sequence[FloatArray],
     rerank_scores: Sequence[FloatArray],
-    ndcg_of: Callable[[int, FloatArray], float],
+    grades: Sequence[FloatArray],
+    final_of: Callable[[int, FloatArray], FloatArray],
     *,
     max_lost: float,
 ) -> Reach:
-    """Find the shortest reach that loses little.
+    """Find the shortest reach that loses little, trying from the longest on until one loses too much.
 
-    From the longest on, reaches are tried until one loses too much. What counts as lost is the mean plus one standard
-    error, paired by search: with few searches, luck must not pass for a reach without loss.
+    What a reach loses is not read off each search's few grades: among some hundreds of searches, one purchase that
+    changes its place would outweigh all else. An item counts instead as much as items do on average that stand at its
+    rank once all is read, which never rises with the rank.
 
     Args:
         first: One (n,) array per search, scores of the first model that are held out.
         rerank_scores: The same of the cross-encoder; NaN where it read nothing. The first's best were read.
-        ndcg_of: nDCG@10 of a search, by its number and the cross-encoder's scores of what is read of it.
+        grades: The same of the candidates' grades.
+        final_of: Final scores of a search, by its number and the cross-encoder's scores of what is read of it.
         max_lost: Share of nDCG@10 that may be lost; 0 leaves all to be read.
     """
     chosen = Reach(reach=None, lost=0.0, n_read=float(np.mean([_n_read(scores) for scores in rerank_scores])))
     if max_lost == 0:
         return chosen
-    full = np.array([ndcg_of(number, scores) for number, scores in enumerate(rerank_scores)])
+    full = [_order(final_of(number, scores)) for number, scores in enumerate(rerank_scores)]
+    worth = _worth(full, grades)  # (longest,)
+    whole = float(worth[:PAGE] @ _DISCOUNTS[: len(worth)])
     for reach in reaches_to_try(first, rerank_scores):
         left = [pruned(scores, read, reach) for scores, read in zip(first, rerank_scores, strict=True)]
-        lost = full - np.array([ndcg_of(number, scores) for number, scores in enumerate(left)])  # (n_searches,)
-        error = lost.std(ddof=1) / np.sqrt(len(lost)) if len(lost) > 1 else 0.0
-        if lost.mean() + error > max_lost * full.mean():
+        orders = [_order(final_of(number, scores)) for number, scores in enumerate(left)]
+        kept = float(np.mean([_kept(order, best, worth) for order, best in zip(orders, full, strict=True)]))
+        if whole - kept > max_lost * whole:
             break
-        chosen = Reach(
-            reach=reach,
-            lost=float(lost.mean() / max(full.mean(), 1e-9)),
-            n_read=float(np.mean([_n_read(scores) for scores in left])),
-        )
+        n_read = float(np.mean([_n_read(scores) for scores in left]))
+        chosen = Reach(reach=reach, lost=1 - kept / max(whole, 1e-9), n_read=n_read)
     return chosen
+
+
+def _order(scores: FloatArray) -> IntArray:
+    return np.argsort(-scores, kind="stable")
+
+
+def _worth(orders: Sequence[IntArray], grades: Sequence[FloatArray]) -> FloatArray:
+    """Return what the item at each rank would add to nDCG@10 if it led, mean over searches: float64 (longest,)."""
+    from scipy.optimize import isotonic_regression  # serving goes without it
+
+    gains = np.zeros(max(map(len, orders)))
+    for order, mine in zip(orders, grades, strict=True):
+        ideal = -np.sort(-mine)[:PAGE]
+        gains[: len(order)] += mine[order] / max(float(ideal @ _DISCOUNTS[: len(ideal)]), 1e-9)
+    return isotonic_regression(gains / len(orders), increasing=False).x  # type: ignore[no-any-return]
+
+
+def _kept(order: IntArray, full: IntArray, worth: FloatArray) -> float:
+    """Return nDCG@10 of an order, if each candidate is worth as much as its rank in the full order tells."""
+    rank = np.empty(len(full), dtype=np.int64)
+    rank[full] = np.arange(len(full))
+    page = order[:PAGE]
+    return float(worth[rank[page]] @ _DISCOUNTS[: len(page)])
 
 
 def _n_read(rerank_scores: FloatArray) -> int:
