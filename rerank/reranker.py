@@ -37,6 +37,7 @@ FIRST_CHUNK = 16  # pairs: about one page of results, and enough to measure the 
 LAST_CHUNK = 32  # pairs: bounds how late a wrong estimate can make an answer
 LEAST_CHUNK = 4  # pairs: fewer are not worth a run of the model
 SAFETY = 0.8  # share of the time left that a chunk may be expected to take
+AMPLE_SHARE = 0.25  # of the time left: if all may be expected to take no more, chunks only make it slower
 DOUBT = 0.9  # what is left of the known time per token, after a search that it kept from reading: it may be long past
 
 
@@ -248,10 +249,13 @@ class Reranker:
         """
         if seconds_left <= 0:
             return 0
-        lengths = lengths[: FIRST_CHUNK if first else LAST_CHUNK]
         known = self._seconds_per_token
+        n_left, n_tokens = len(lengths), sum(lengths)
+        lengths = lengths[: FIRST_CHUNK if first else LAST_CHUNK]
         if known is None:
             return len(lengths)
+        if (n_tokens + backlog) * known <= AMPLE_SHARE * seconds_left:
+            return n_left
         budget = SAFETY * seconds_left / known - backlog  # tokens
         size = int(np.searchsorted(np.cumsum(lengths), budget, side="right"))
         if size >= min(LEAST_CHUNK, len(lengths)):

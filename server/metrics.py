@@ -227,10 +227,10 @@ class _Models(Collector):
         hits = CounterMetricFamily("tandem_cache_hits", "Answers of a model that were still known.", labels=["cache"])
         misses = CounterMetricFamily("tandem_cache_misses", "Answers of a model that were not.", labels=["cache"])
         size = GaugeMetricFamily("tandem_cache_bytes", "Memory of known answers, about.", labels=["cache"])
-        for cache in self._searching.caches:
-            hits.add_metric([cache.name], cache.n_hits)
-            misses.add_metric([cache.name], cache.n_misses)
-            size.add_metric([cache.name], cache.size_bytes)
+        for each in self._searching.caches:
+            hits.add_metric([each.name], each.n_hits)
+            misses.add_metric([each.name], each.n_misses)
+            size.add_metric([each.name], each.size_bytes)
         yield from (sizes, waiting, dropped, hits, misses, size)
 
 

@@ -94,6 +94,24 @@ def test_a_known_speed_makes_even_the_first_chunk_fit(build):
     assert engine.now <= deadline
 
 
+@pytest.mark.parametrize(("pairs_of_time", "is_one_run"), [(4.1 * N_ITEMS, True), (3.9 * N_ITEMS, False)])
+def test_ample_time_is_not_spent_on_chunks(build, monkeypatch, pairs_of_time: float, is_one_run: bool):
+    reranker, engine = build(float)
+    reranker.rerank("red shoe", (), candidates(16), deadline=engine.now + 1.0)  # learns the speed
+    asked: list[int] = []
+    heads = reranker.scorer.heads
+
+    def noted(pairs: Pairs) -> np.ndarray:
+        asked.append(len(pairs.passages))
+        return heads(pairs)
+
+    monkeypatch.setattr(reranker.scorer, "heads", noted)
+    deadline = engine.now + pairs_of_time * SECONDS_PER_PAIR
+    answer = reranker.rerank("red shoe", (), candidates(N_ITEMS), deadline=deadline)
+    assert answer.n_scored == sum(asked) == N_ITEMS
+    assert asked[0] == (N_ITEMS if is_one_run else FIRST_CHUNK)
+
+
 @pytest.mark.parametrize(("n_before", "n_scored"), [(0, 24), (18, 6), (21, 0)])
 def test_what_the_model_reads_for_others_before_takes_of_the_time(build, monkeypatch, n_before: int, n_scored: int):
     reranker, engine = build(float)
