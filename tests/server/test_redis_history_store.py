@@ -57,7 +57,7 @@ def test_every_detail_of_an_event_is_kept_and_follows_a_visitor_who_signs_in(his
 def test_keys_expire_once_their_newest_event_is_too_old(histories, client):
     histories.record([click("i-1", session_id="s"), click("i-2", "user:bob")])
     for key in (EVENTS_PREFIX + ADA, DETAILS_PREFIX + ADA):
-        assert 0 < timedelta(days=10).total_seconds() * 1000 - client.pttl(key) < 600_000
+        assert 0 < timedelta(days=10).total_seconds() * 1000 - client.pttl(key) < 3_600_000  # since NOW
 
 
 def test_a_call_is_written_whole_or_not_at_all(histories, client):
