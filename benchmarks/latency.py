@@ -106,6 +106,7 @@ def measure(store: Path, plan: Plan, sizes: Sequence[int], cache: Path) -> dict[
     Raises:
         ConfigError: If the store has no published bundle with a reranker.
     """
+    from benchmarks.latency_cascade import measure_cascade
     from benchmarks.latency_floor import Peaks
     from benchmarks.latency_models import measure_encoding, measure_reranking, open_models
     from benchmarks.latency_quality import judged_queries, measure_determinism, measure_quality
@@ -142,6 +143,7 @@ def measure(store: Path, plan: Plan, sizes: Sequence[int], cache: Path) -> dict[
     if before.reranker is None:
         raise ConfigError("expected the bundle's reranker to stay")
     judged = judged_queries(before, prepared, n=plan.judged, seed=SEED)
+    found["cascade"] = measure_cascade(models, before.reranker, judged, depth=plan.judged_depth, rounds=plan.rounds)
     found["quality"] = measure_quality(models, before.reranker, judged, depth=plan.judged_depth)
     found["determinism"] = {
         "fp32": measure_determinism(models.fp32, before.reranker, judged[: plan.repeated], depth=plan.judged_depth),

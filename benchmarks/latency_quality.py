@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.latency_models import ONNX, TANDEM, Models
+from benchmarks.latency_models import ONNX, PLAIN, TANDEM, Models
 from corpus.prepared import Example, Prepared
 from indexer.bundle import Bundle
 from rerank.reranker import Reranker
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 TOP = 10
 RETRIEVED = 200  # candidates of a search, as the server finds by default
+ALL_READ = "Tandem, all read"  # also what the blend puts out of reach
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +56,16 @@ def measure_quality(models: Models, served: Reranker, judged: Sequence[Judged], 
         each.example.query_id: {label.row: label.grade for label in each.example.labels if label.grade > 0}
         for each in judged
     }
-    systems = {"plain fp32": through(served, models.fp32), TANDEM: served, ONNX: through(served, models.onnx)}
+    systems = {
+        PLAIN: through(served, models.fp32),
+        ALL_READ: served,
+        TANDEM: served,
+        ONNX: through(served, models.onnx),
+    }
     runs: dict[str, dict[str, list[int]]] = {}
     for name, reranker in systems.items():
         logger.info("quality of %s on %d queries", name, len(judged))
-        runs[name] = {each.example.query_id: _order(reranker, each, depth) for each in judged}
+        runs[name] = {each.example.query_id: _order(reranker, each, depth, whole=name != TANDEM) for each in judged}
     measured = {name: evaluate_rankings(run, qrels)["nDCG@10"] for name, run in runs.items()}
     return [_compared(name, runs, measured) for name in systems]
 
@@ -106,20 +112,19 @@ def through(served: Reranker, scorer: PairScorer) -> Reranker:
     return Reranker(scorer, served.passage_tokens, served.name_of, served.config, served.score_weights, served.blend)
 
 
-def _order(reranker: Reranker, each: Judged, depth: int) -> list[int]:
-    found = reranker.rerank(each.example.query, each.example.history, each.candidates, depth=depth)
+def _order(reranker: Reranker, each: Judged, depth: int, *, whole: bool) -> list[int]:
+    found = reranker.rerank(each.example.query, each.example.history, each.candidates, depth=depth, whole=whole)
     rows: list[int] = each.candidates.rows[found.order].tolist()
     return rows
 
 
 def _compared(name: str, runs: dict[str, dict[str, list[int]]], measured: dict[str, FloatArray]) -> dict[str, Any]:
-    reference = "plain fp32"
-    lost = measured[reference] - measured[name]
+    lost = measured[PLAIN] - measured[name]
     shared = [
         len(set(run[:TOP]) & set(runs[name][query][:TOP])) / max(len(run[:TOP]), 1)
-        for query, run in runs[reference].items()
+        for query, run in runs[PLAIN].items()
     ]
-    mean = float(measured[reference].mean())
+    mean = float(measured[PLAIN].mean())
     return {
         "system": name,
         "n_queries": len(lost),
