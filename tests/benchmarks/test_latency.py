@@ -182,7 +182,11 @@ def test_a_run_measures_everything_and_writes_its_results(store: Workspace, tmp_
     assert document["determinism"]["fp32"]["members_changed"] == 0
     plain, *others = document["quality"]
     assert (plain["lost"], plain["overlap"], plain["same_members"]) == (0, 1, 1)
-    assert [row["system"] for row in others] == ["Tandem", "ONNX Runtime int8"]
+    assert [row["system"] for row in others] == ["Tandem, all read", "Tandem", "ONNX Runtime int8"]
+    assert [row["system"] for row in document["cascade"]] == ["plain fp32", "Tandem, all read", "Tandem"]
+    read = [row["read"] for row in document["cascade"]]
+    assert read[0] == read[1] == TINY.judged_depth >= read[2] > 0
+    assert document["cascade"][0]["times_faster"] == {"low": 1, "median": 1, "high": 1}
     served = document["served"]["60"]
     assert served["starts"]["ready_s"]["median"] > 0
     assert served["starts"]["torch"] is False
