@@ -1,9 +1,18 @@
-"""How many calls may wait at once: a full house says so at once, instead of letting everybody wait in vain."""
+"""Which calls are let in: a house that is full, or too slow for one more, says so at once; nobody waits in vain.
 
+A bound on the number alone does not keep a crowd in time: whoever waits behind 60 others is served when its deadline is
+about to pass, and so is everybody behind it, so that hardly an answer is of use to anyone. So the house also knows
+its pace, the time between two answers while it is busy, and refuses calls whose turn would come too late.
+"""
+
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from corpus.errors import Overloaded
+
+SHARE = 0.7  # of the time that a call has left, within which its answer must be expected: paces vary
+MEMORY = 0.9  # what the known pace counts beside a new measurement
 
 
 class Admission:
@@ -18,6 +27,9 @@ class Admission:
         self.limit = limit
         self._n_inside = 0
         self._n_refused = 0
+        self._n_paced = 0  # of those inside, the ones that tell the pace
+        self._since = 0.0  # time.monotonic() seconds of the last answer, or of the end of idleness
+        self._pace_s: float | None = None  # between two answers, while there is always a next one
 
     @property
     def n_inside(self) -> int:
@@ -26,21 +38,45 @@ class Admission:
 
     @property
     def n_refused(self) -> int:
-        """Calls that found the house full, since it was opened."""
+        """Calls that were not let in, since the house was opened."""
         return self._n_refused
 
     @contextmanager
-    def admit(self) -> Iterator[None]:
+    def admit(self, deadline: float | None = None) -> Iterator[None]:
         """Hold a place while a call is answered.
 
+        Args:
+            deadline: When the answer must be there, in ``time.monotonic()`` seconds; None: the call is let in whatever
+                the pace, and does not tell it, as those that cost next to nothing.
         Raises:
-            Overloaded: If all places are taken.
+            Overloaded: If all places are taken, or those inside leave the call too little time.
         """
         if self._n_inside >= self.limit:
             self._n_refused += 1
             raise Overloaded(f"all {self.limit} places are taken; call again a little later")
+        if deadline is not None and self._is_hopeless(deadline):
+            self._n_refused += 1
+            raise Overloaded("the calls before this one leave it too little time; call again a little later")
+        is_paced = deadline is not None
+        if is_paced and not self._n_paced:
+            self._since = time.monotonic()
         self._n_inside += 1
+        self._n_paced += is_paced
         try:
             yield
+            if is_paced:  # what failed may have cost nothing
+                self._note_answer()
         finally:
             self._n_inside -= 1
+            self._n_paced -= is_paced
+
+    def _is_hopeless(self, deadline: float) -> bool:
+        """Tell whether a call's turn would come too late. An empty house tries, and so learns of better times."""
+        if self._pace_s is None or not self._n_paced:
+            return False
+        return (self._n_paced + 1) * self._pace_s > SHARE * (deadline - time.monotonic())
+
+    def _note_answer(self) -> None:
+        now = time.monotonic()
+        measured, self._since = now - self._since, now
+        self._pace_s = measured if self._pace_s is None else MEMORY * self._pace_s + (1 - MEMORY) * measured

@@ -232,7 +232,7 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
 
     async def _found(self, request: search_pb2.SearchRequest, call: SearchCall, run: Run) -> search_pb2.SearchResponse:
         pipeline = self.pipeline  # this call's version, whatever is published meanwhile
-        with self._searches.admit():
+        with self._searches.admit(run.deadline if call.page_token is None else None):
             if call.page_token is None:
                 window, hits = await in_thread(self._threads.search, run, _first_page, pipeline, call, run)
                 answer, offset = self._answers.keep(window, call.digest), call.offset
@@ -312,7 +312,7 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
         if len(queries) < 2 or not self._config.query_cache_mib:
             return
         try:
-            with self._searches.admit():
+            with self._searches.admit(run.deadline):
                 await in_thread(self._threads.search, run, encoder.encode, list(queries))
         except Exception as exc:  # each search asks for itself, and says what is wrong
             logger.debug("a batch was not embedded ahead: %s", type(exc).__qualname__)
@@ -336,14 +336,14 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
     async def _rerank(self, request: search_pb2.RerankRequest, run: Run) -> search_pb2.RerankResponse:
         call = read_rerank(request, self._config, now=datetime.now(UTC))
         pipeline = self.pipeline
-        with self._searches.admit():
+        with self._searches.admit(run.deadline):
             return await in_thread(self._threads.search, run, rerank, pipeline, call, run)
 
     async def _embed(self, request: search_pb2.EmbedRequest, run: Run) -> search_pb2.EmbedResponse:
         call = read_embed(request, self._config)
         bundle = self.pipeline.bundle
         embeddings: list[search_pb2.Embedding] = []
-        with self._searches.admit():
+        with self._searches.admit(run.deadline):
             for begin in range(0, len(call.texts), TEXTS_AT_A_TIME):
                 texts = call.texts[begin : begin + TEXTS_AT_A_TIME]
                 embeddings += await in_thread(self._threads.search, run, self._towers.embed, bundle, texts, call.role)

@@ -19,3 +19,66 @@ def test_a_call_that_fails_gives_its_place_back():
         raise ValueError
     with admission.admit():
         pass
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """The clock, to be set."""
+    now = [100.0]
+    monkeypatch.setattr("server.admission.time.monotonic", lambda: now[0])
+    return now
+
+
+def answer(admission: Admission, now: list[float], seconds: float) -> None:
+    with admission.admit(now[0] + 60):
+        now[0] += seconds
+
+
+def test_a_call_whose_turn_would_come_too_late_is_refused(now):
+    admission = Admission(10)
+    answer(admission, now, 0.1)
+    with admission.admit(now[0] + 1), admission.admit(now[0] + 1):
+        # with the two inside, three tenths of a second: seven tenths of .43 s are just enough
+        with pytest.raises(Overloaded, match="too little time"), admission.admit(now[0] + 0.42):
+            pass
+        with admission.admit():  # a further page costs nothing
+            assert (admission.n_inside, admission.n_refused) == (3, 1)
+        with admission.admit(now[0] + 0.43):
+            assert (admission.n_inside, admission.n_refused) == (3, 1)
+
+
+def test_an_empty_house_lets_everybody_in_and_so_learns_of_better_times(now):
+    admission = Admission(10)
+    answer(admission, now, 50.0)
+    with admission.admit(now[0] + 1):
+        now[0] += 0.01
+        with pytest.raises(Overloaded), admission.admit(now[0] + 1):
+            pass
+    for _ in range(60):  # nine tenths of what is known, each time
+        with admission.admit(now[0] + 1):
+            now[0] += 0.01
+    with admission.admit(now[0] + 1), admission.admit(now[0] + 1):
+        pass
+
+
+def test_the_pace_is_that_of_answers_side_by_side_not_of_each(now):
+    admission = Admission(10)
+    with admission.admit(now[0] + 9):  # two in one second: one every half
+        with admission.admit(now[0] + 9):
+            now[0] += 0.5
+        now[0] += 0.5
+    with admission.admit(now[0] + 9):
+        with pytest.raises(Overloaded), admission.admit(now[0] + 0.99 / 0.7):
+            pass
+        with admission.admit(now[0] + 1.01 / 0.7):
+            assert admission.n_inside == 2
+
+
+def test_what_fails_does_not_tell_the_pace(now):
+    admission = Admission(10)
+    answer(admission, now, 1.0)
+    for _ in range(50):
+        with pytest.raises(ValueError), admission.admit(now[0] + 60):
+            raise ValueError
+    with admission.admit(now[0] + 9), pytest.raises(Overloaded), admission.admit(now[0] + 1):
+        pass
