@@ -49,21 +49,25 @@ async def measure_deadlines(
     todo = iter(enumerate(budgets))
     overruns: list[float] = []
     fates: list[Fate] = []
-    n_unflagged = 0
+    read: list[tuple[int, int]] = []  # of each answer that says to be whole: its body, and how many were read for it
     bodies = [_whole(request).SerializeToString() for request in requests]
 
     async def work() -> None:
-        nonlocal n_unflagged
         for number, budget_ms in todo:
             body = bodies[number % len(bodies)]
             found = await caller.send(number, time.perf_counter(), body, timeout_s=budget_ms / 1000)
             overruns.append(found.latency_s * 1000 - budget_ms)
             fates.append(found.fate)
-            n_unflagged += found.fate is Fate.COMPLETE and found.n_read < min(DEPTH, found.n_found)
+            if found.fate is Fate.COMPLETE:
+                read.append((number % len(bodies), found.n_read))
 
     try:
         await caller.send(0, time.perf_counter(), bodies[0])  # connects
         await asyncio.gather(*(work() for _ in range(n_callers)))
+        # how many are worth reading differs by search: what the same one reads without haste is the measure
+        whole = {
+            body: (await caller.send(body, time.perf_counter(), bodies[body])).n_read for body in {b for b, _ in read}
+        }
     finally:
         await caller.close()
     return Deadlines(
@@ -73,7 +77,7 @@ async def measure_deadlines(
         n_late=fates.count(Fate.LATE),
         n_refused=fates.count(Fate.REFUSED),
         n_failed=fates.count(Fate.FAILED),
-        n_unflagged=n_unflagged,
+        n_unflagged=sum(n_read < whole[body] for body, n_read in read),
         overrun_share=sum(overrun > OVERRUN_MS for overrun in overruns) / n_calls,
         worst_overrun_ms=max(overruns),
     )

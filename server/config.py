@@ -61,7 +61,7 @@ class ServerConfig(Section):
     # both hold what the models said of shoppers' queries, in memory only; of embeddings the queries' text as well
     query_cache_mib: int = Field(default=16, ge=0)  # embeddings of queries, about 1,800 bytes each; 0: none
     score_cache_mib: int = Field(default=32, ge=0)  # what the cross-encoder said, about 330 bytes a pair; 0: nothing
-    max_waiting_searches: int = Field(default=64, ge=1)  # admitted at once; one more is refused
+    max_waiting_searches: int = Field(default=64, ge=1)  # at most at once; fewer where deadlines are near
     max_calls_per_second: float | None = Field(default=None, gt=0)  # of an API key, or an address; one more is refused
     retry_after_ms: float = Field(default=200.0, gt=0)  # what a refused caller is told to wait
     wedged_after_s: float = Field(default=10.0, gt=0, le=10)  # of one search, until the service counts as not ready
