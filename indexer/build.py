@@ -224,7 +224,7 @@ def _write_first_stage(plan: _Plan, embedded: EmbeddedCatalogue, workspace: Work
     # of all splits: what is held back from the models to judge them by is the newest that the store knows
     pairs, exposure = plan.prepared.pairs(*SPLITS), plan.prepared.exposure(*SPLITS)
     behaviour = Behaviour.build(
-        pairs, exposure, encoder, plan.stage.behaviour, n_items=len(plan.items), cache=workspace.embeddings
+        pairs, exposure, encoder, plan.stage.behaviour, items=plan.items, cache=workspace.embeddings
     )
     behaviour.save(folder / BEHAVIOUR_FOLDER)
     Suggestions.build(

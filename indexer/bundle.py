@@ -68,7 +68,7 @@ class Bundle:
             _in_rows_of(self.items, prepared.items, prepared.exposure_before(split)),
             self.retriever.encoder,
             self.stage.behaviour,
-            n_items=len(self.items),
+            items=self.items,
         )
         return self.with_behaviour(behaviour)
 

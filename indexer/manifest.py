@@ -17,7 +17,7 @@ from corpus.workspace import VERSION
 from retrieval.fusion import FusionWeights
 from retrieval.tuning_point import TuningPoint
 
-FORMAT_VERSION: Final = 3
+FORMAT_VERSION: Final = 4
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 16 * 2**20  # far above any real one; a larger file is not read into memory
 
@@ -78,7 +78,7 @@ class BlendEntry(_Entry):
 class BundleManifest(_Entry):
     """Everything that is needed to decide whether a bundle can be served, and to reproduce it."""
 
-    format_version: Literal[3] = FORMAT_VERSION
+    format_version: Literal[4] = FORMAT_VERSION
     version: Version
     parent: Version | None  # the version that was current when this one was built
     created_at: AwareDatetime

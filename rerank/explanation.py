@@ -17,7 +17,15 @@ from retrieval.candidates import Candidates
 
 GROUPS = {
     RETRIEVAL: ("retrieval", "retrieval_rank"),
-    "words": ("lexical",),
+    "words": (
+        "lexical",
+        "words_title",
+        "words_title_weakest",
+        "words_category",
+        "words_brand",
+        "words_traits",
+        "words_traits_weakest",
+    ),
     "meaning": ("dense", "dense_gap"),
     "query": ("like_queries_share", "query_share", "query_count", "query_total", "query_lift"),
     "popularity": ("popularity", "popularity_gap", "click_rate", "trend"),

@@ -8,20 +8,23 @@ known is NaN, which the trees treat as a case of its own; a missing history is n
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from corpus.columns import ItemColumns, TextColumn
 from corpus.events import EventType, HistoryEvent
 from corpus.items import Item, ItemTable
-from rerank.tastes import Tastes
+from rerank.meanings import compare_words
+from rerank.tastes import compare_history
 from retrieval.arrays import FloatArray, IntArray, look_up
 from retrieval.behaviour import Behaviour
 from retrieval.candidates import Candidates
 from retrieval.query_log import Chosen
 from retrieval.related_items import relatedness
+from retrieval.traits import Traits
 
-FEATURE_VERSION = 2
+FEATURE_VERSION = 3
 
 FEATURES = (
     # the first stage
@@ -36,6 +39,13 @@ FEATURES = (
     "query_count",  # log of the weight of its choices after this query
     "query_total",  # log of the weight of all choices after this query: how far the shares can be trusted
     "query_lift",  # share of the item's choices that came after this query
+    # the log, about the query's words; see ``rerank.meanings``
+    "words_title",
+    "words_title_weakest",
+    "words_category",
+    "words_brand",
+    "words_traits",
+    "words_traits_weakest",
     # the log, about the item
     "popularity",  # log of the weight of all its choices
     "popularity_gap",  # to the most popular candidate's
@@ -89,13 +99,13 @@ class FeatureExtractor:
             columns: Its properties.
             behaviour: Its tables.
         """
-        self._join(items, columns, behaviour, Tastes(columns, behaviour.popularity))
+        self._join(items, columns, behaviour, behaviour.traits)
 
-    def _join(self, items: ItemTable, columns: ItemColumns, behaviour: Behaviour, tastes: Tastes) -> None:
+    def _join(self, items: ItemTable, columns: ItemColumns, behaviour: Behaviour, traits: Traits) -> None:
         self._behaviour = behaviour
         self._columns = columns
         self._row_of = items.row_of
-        self._tastes = tastes
+        self._traits = traits
 
     def with_changes(
         self, items: ItemTable, columns: ItemColumns, behaviour: Behaviour, changed: Mapping[int, Item]
@@ -109,7 +119,8 @@ class FeatureExtractor:
             changed: The rows that this extractor does not know as they are now.
         """
         after = object.__new__(type(self))
-        after._join(items, columns, behaviour, self._tastes.with_changes(changed))
+        traits = replace(behaviour.traits, changed=self._traits.changed).with_changes(changed)
+        after._join(items, columns, behaviour, traits)
         return after
 
     def features(self, query: str, history: Sequence[HistoryEvent], candidates: Candidates) -> FloatArray:
@@ -129,6 +140,7 @@ class FeatureExtractor:
         columns = (
             self._of_retrieval(candidates)
             | self._of_query(chosen, candidates)
+            | self._of_words(query, candidates.rows)
             | self._of_shopper(known, candidates.rows)
             | self._of_price(chosen, known, candidates.rows)
         )
@@ -168,13 +180,24 @@ class FeatureExtractor:
             "trend": np.log1p(self._behaviour.recent[candidates.rows]) - log_popularity,
         }
 
+    def _of_words(self, query: str, rows: IntArray) -> dict[str, FloatArray]:
+        meaning = compare_words(self._behaviour.words, self._traits, query, rows)
+        return {
+            "words_title": meaning.title,
+            "words_title_weakest": meaning.title_weakest,
+            "words_category": meaning.category,
+            "words_brand": meaning.brand,
+            "words_traits": meaning.traits,
+            "words_traits_weakest": meaning.traits_weakest,
+        }
+
     def _of_shopper(self, history: IntArray, rows: IntArray) -> dict[str, FloatArray]:
         unknown = np.full(len(rows), np.nan, dtype=np.float32)
         events = np.full(len(rows), len(history), dtype=np.float32)
         if not len(history):
             return {"history_events": events, "chosen_before": events} | dict.fromkeys(_OF_HISTORY, unknown)
         related = relatedness(self._behaviour.related, _distinct(history), rows)
-        taste = self._tastes.compare(history, rows)
+        taste = compare_history(self._traits, history, rows)
         return {
             "history_events": events,
             "related_total": related.total - related.total.mean(),

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from corpus.errors import ArtefactError
+from corpus.items import ItemTable
 from corpus.prepared import Exposure, Pairs
 from retrieval.arrays import FloatArray
 from retrieval.config import BehaviourConfig
@@ -14,6 +15,8 @@ from retrieval.encoder import TextEncoder
 from retrieval.query_log import QueryLog
 from retrieval.ragged import Ragged
 from retrieval.related_items import relate_items
+from retrieval.traits import Traits
+from retrieval.word_log import WordLog
 
 POPULARITY_FILE = "popularity.npy"
 RECENT_FILE = "recent.npy"
@@ -35,6 +38,8 @@ class Behaviour:
     recent: FloatArray  # (n_items,) the same, each choice halved with every ``trend_days`` of its age
     click_rate: FloatArray  # (n_items,) clicks over expected clicks, smoothed: 1 is ordinary; NaN if never shown
     related: Ragged  # by item: see ``retrieval.related_items``
+    traits: Traits  # of the items, with how often each is chosen
+    words: WordLog  # of the queries
 
     @classmethod
     def build(
@@ -44,7 +49,7 @@ class Behaviour:
         encoder: TextEncoder,
         config: BehaviourConfig,
         *,
-        n_items: int,
+        items: ItemTable,
         cache: Path | None = None,
     ) -> "Behaviour":
         """Count.
@@ -54,7 +59,7 @@ class Behaviour:
             exposure: How often items were shown and clicked in the same splits (``Prepared.exposure``).
             encoder: The query tower that will be asked later.
             config: Decay and sizes.
-            n_items: Size of the catalogue.
+            items: The catalogue.
             cache: Folder of cached embeddings; None embeds every query anew.
         """
         weight = decayed(pairs, config.half_life_days)
@@ -64,15 +69,14 @@ class Behaviour:
         place[kept] = np.arange(len(kept))
         known = place[pairs.query] >= 0
         texts = [pairs.queries[number] for number in kept.tolist()]
-        queries = QueryLog.build(
-            texts,
-            encoder.encode(texts) if cache is None else embed_items(encoder, texts, cache).vectors,
-            (place[pairs.query[known]], pairs.row[known], weight[known]),
-            config,
-        )
+        choices = (place[pairs.query[known]], pairs.row[known], weight[known])
+        vectors = encoder.encode(texts) if cache is None else embed_items(encoder, texts, cache).vectors
+        n_items = len(items)
+        popularity = np.bincount(pairs.row, weights=weight, minlength=n_items).astype(np.float32)
+        traits = Traits.build(items, popularity)
         return cls(
-            queries=queries,
-            popularity=np.bincount(pairs.row, weights=weight, minlength=n_items).astype(np.float32),
+            queries=QueryLog.build(texts, vectors, choices, config),
+            popularity=popularity,
             recent=np.bincount(pairs.row, weights=decayed(pairs, config.trend_days), minlength=n_items).astype(
                 np.float32
             ),
@@ -85,6 +89,8 @@ class Behaviour:
                 most=config.max_related,
                 shrinkage=config.shrinkage,
             ),
+            traits=traits,
+            words=WordLog.build(texts, choices, traits),
         )
 
     def extended(self, n_items: int) -> "Behaviour":
@@ -96,6 +102,7 @@ class Behaviour:
             recent=np.pad(self.recent, behind),
             click_rate=np.pad(self.click_rate, behind, constant_values=np.nan),
             related=self.related.extended(n_items),
+            traits=self.traits.extended(n_items),
         )
 
     def save(self, folder: Path) -> None:
@@ -106,6 +113,8 @@ class Behaviour:
         np.save(folder / CLICK_RATE_FILE, self.click_rate, allow_pickle=False)
         self.related.save(folder, RELATED)
         self.queries.save(folder)
+        self.traits.save(folder)
+        self.words.save(folder)
 
     @classmethod
     def load(cls, folder: Path, config: BehaviourConfig, *, n_items: int) -> "Behaviour":
@@ -119,12 +128,15 @@ class Behaviour:
             raise ArtefactError(
                 f"expected related items of {n_items:,} items in {folder}, got {len(related):,}; build the bundle again"
             )
+        traits = Traits.load(folder, n_items=n_items)
         return cls(
             queries=QueryLog.load(folder, config, n_items=n_items),
             popularity=_read_weights(folder / POPULARITY_FILE, n_items),
             recent=_read_weights(folder / RECENT_FILE, n_items),
             click_rate=_read_weights(folder / CLICK_RATE_FILE, n_items),
             related=related,
+            traits=traits,
+            words=WordLog.load(folder, traits),
         )
 
 

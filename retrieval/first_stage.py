@@ -48,9 +48,7 @@ def open_first_stage(prepared: Prepared, model_dir: Path, config: RetrieverConfi
     """
     retriever = build_retriever(prepared.items, model_dir, config, cache)
     pairs, exposure = prepared.pairs_before("valid"), prepared.exposure_before("valid")
-    behaviour = Behaviour.build(
-        pairs, exposure, retriever.encoder, config.behaviour, n_items=len(prepared.items), cache=cache
-    )
+    behaviour = Behaviour.build(pairs, exposure, retriever.encoder, config.behaviour, items=prepared.items, cache=cache)
     return FirstStage(
         retriever=retriever.with_query_log(behaviour.queries),
         behaviour=behaviour,

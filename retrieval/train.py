@@ -119,8 +119,6 @@ def _fusion(prepared: Prepared, config: RetrieverConfig, out: Path, cache: Path)
         return FusionInfo(weights=DEFAULT_WEIGHTS)
     retriever = build_retriever(prepared.items, out, config, cache, weights=DEFAULT_WEIGHTS)
     pairs, exposure = prepared.pairs("train"), prepared.exposure("train")
-    behaviour = Behaviour.build(
-        pairs, exposure, retriever.encoder, config.behaviour, n_items=len(prepared.items), cache=cache
-    )
+    behaviour = Behaviour.build(pairs, exposure, retriever.encoder, config.behaviour, items=prepared.items, cache=cache)
     report = fit_fusion(retriever.with_query_log(behaviour.queries), examples, depth=config.fusion.depth)
     return FusionInfo(weights=report.weights, fitted=report)

@@ -83,7 +83,7 @@ def write_blend(workspace: Workspace, version: str = "v1") -> None:
     prepared = Prepared(workspace.data)
     retriever = build_retriever(prepared.items, workspace.retrievers / "v1", RETRIEVER, workspace.embeddings)
     known, exposure = prepared.pairs_before("valid"), prepared.exposure_before("valid")
-    behaviour = Behaviour.build(known, exposure, retriever.encoder, RETRIEVER.behaviour, n_items=len(prepared.items))
+    behaviour = Behaviour.build(known, exposure, retriever.encoder, RETRIEVER.behaviour, items=prepared.items)
     retriever = retriever.with_query_log(behaviour.queries)
     train_blend(
         prepared,

@@ -165,7 +165,7 @@ def test_trees_that_verify_but_cannot_be_parsed_are_refused_as_corrupt(blended_f
 def test_other_tables_reach_both_stages_and_leave_the_bundle_as_it_was(blended_folder):
     bundle = open_bundle(blended_folder)
     empty = Behaviour.build(
-        nothing_chosen(), exposure(), bundle.retriever.encoder, bundle.stage.behaviour, n_items=len(bundle.items)
+        nothing_chosen(), exposure(), bundle.retriever.encoder, bundle.stage.behaviour, items=bundle.items
     )
     other = bundle.with_behaviour(empty)
     query = "red acme running shoe"

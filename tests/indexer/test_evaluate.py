@@ -137,7 +137,7 @@ def test_answers_in_the_bundles_own_tables_do_not_help_it(unforeseen, blended):
     honest = replace(blended, retriever=trusting)
     answers = unforeseen.pairs("test")
     many = replace(answers, weight=(answers.weight * 1000).astype(np.float32))
-    tables = Behaviour.build(many, exposure(), trusting.encoder, blended.stage.behaviour, n_items=60)
+    tables = Behaviour.build(many, exposure(), trusting.encoder, blended.stage.behaviour, items=blended.items)
     cheating = honest.with_behaviour(tables)
     # the answers stand at the top of what it would serve
     first = [

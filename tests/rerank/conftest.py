@@ -179,7 +179,7 @@ def tasteful_behaviour(tasteful: Prepared, tiny_encoder_folder: Path) -> Behavio
 
     encoder = open_torch_encoder(tiny_encoder_folder, role="query", max_tokens=16)
     pairs, exposure = tasteful.pairs("train"), tasteful.exposure("train")
-    return Behaviour.build(pairs, exposure, encoder, BehaviourConfig(), n_items=len(tasteful.items))
+    return Behaviour.build(pairs, exposure, encoder, BehaviourConfig(), items=tasteful.items)
 
 
 @pytest.fixture(scope="session")

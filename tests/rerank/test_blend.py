@@ -75,7 +75,7 @@ def test_other_tables_change_the_features_and_nothing_else(tiny_blend: Blend, ti
         def encode(self, texts):
             return np.empty((0, 32), dtype=np.float32)
 
-    empty = Behaviour.build(no_pairs(), exposure(), Nothing(), BehaviourConfig(), n_items=60)
+    empty = Behaviour.build(no_pairs(), exposure(), Nothing(), BehaviourConfig(), items=tiny_items)
     other = tiny_blend.with_extractor(FeatureExtractor(tiny_items, ItemColumns.of(tiny_items), empty))
     found = word_retriever.retrieve("running shoe", 12)
     before, after = (blend.features("running shoe", PAST, found) for blend in (tiny_blend, other))

@@ -14,6 +14,8 @@ from retrieval.candidates import Candidates
 from retrieval.config import BehaviourConfig
 from retrieval.query_log import QueryLog
 from retrieval.ragged import Ragged
+from retrieval.traits import Traits
+from retrieval.word_log import WordLog
 
 NAN = float("nan")
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -40,29 +42,35 @@ def behaviour(
     recent: tuple[float, ...] = (3, 2, 0, 0, 1, 0),
     click_rate: tuple[float, ...] = (NAN, 1.0, 2.0, 0.5, NAN, 4.0),
     related: dict[int, dict[int, float]] | None = None,
+    items: tuple[Item, ...] = CATALOGUE,
 ) -> Behaviour:
     """Tables with what each query led to, and what belongs to each item."""
     queries, related = queries or {}, related or {}
     pairs = [(number, row, weight) for number, rows in enumerate(queries.values()) for row, weight in rows.items()]
+    choices = (
+        np.array([number for number, _, _ in pairs], dtype=np.int64),
+        np.array([row for _, row, _ in pairs], dtype=np.int64),
+        np.array([weight for _, _, weight in pairs], dtype=np.float32),
+    )
     log_of_queries = QueryLog.build(
         list(queries),
         np.eye(max(len(queries), 1), dtype=np.float32)[: len(queries)],
-        (
-            np.array([number for number, _, _ in pairs], dtype=np.int64),
-            np.array([row for _, row, _ in pairs], dtype=np.int64),
-            np.array([weight for _, _, weight in pairs], dtype=np.float32),
-        ),
+        choices,
         BehaviourConfig(),
     )
     parts = [related.get(row, {}) for row in range(len(popularity))]
+    weights = np.array(popularity, dtype=np.float32)
+    traits = Traits.build(ItemTable.from_items(items), weights)
     return Behaviour(
         queries=log_of_queries,
-        popularity=np.array(popularity, dtype=np.float32),
+        popularity=weights,
         recent=np.array(recent, dtype=np.float32),
         click_rate=np.array(click_rate, dtype=np.float32),
         related=Ragged.join(
             [(np.array(list(part), dtype=np.int32), np.array(list(part.values()), dtype=np.float32)) for part in parts]
         ),
+        traits=traits,
+        words=WordLog.build(list(queries), choices, traits),
     )
 
 
@@ -97,7 +105,7 @@ def compute() -> Compute:
         **tables: object,
     ) -> dict[str, list[float]]:
         table = ItemTable.from_items(items)
-        extractor = FeatureExtractor(table, ItemColumns.of(table), behaviour(**tables))  # type: ignore[arg-type]
+        extractor = FeatureExtractor(table, ItemColumns.of(table), behaviour(items=items, **tables))  # type: ignore[arg-type]
         matrix = extractor.features(query, history, found)
         assert matrix.dtype == np.float32
         assert matrix.shape == (len(found), len(FEATURES))
@@ -131,6 +139,18 @@ def test_choices_after_this_query_are_smoothed_shares(compute: Compute):
     same(got["query_count"], 0, log1p(3), log1p(2))
     same(got["query_total"], *[log1p(6)] * 3)
     same(got["query_lift"], 0, 3 / (6 + 2), 2 / (0 + 2))
+
+
+def test_words_of_other_queries_speak_for_what_was_chosen_after_them(compute: Compute):
+    got = compute(candidates(0, 2, 3), query="red boot", queries={"boot sale": {0: 3.0, 5: 1.0}})
+    # of the choices of items with a brand, one more for each, acme has 12 and kiri has 1 of 22
+    acme = log((4 + 2 * 12 / 22) / ((4 + 2) * 12 / 22))
+    kiri = log((0 + 2 * 1 / 22) / ((4 + 2) * 1 / 22))
+    same(got["words_brand"], acme, kiri, NAN)
+    assert got["words_title"][0] > got["words_title"][1] == 0  # every title has the word "item"
+    assert got["words_category"][0] > 0
+    assert got["words_traits_weakest"][1] <= got["words_brand"][1]
+    same(compute(candidates(0), query="red", queries={"boot": {0: 3.0}})["words_title"], NAN)
 
 
 def test_a_query_seen_once_is_no_certainty(compute: Compute):

@@ -3,10 +3,10 @@ from math import log
 import numpy as np
 import pytest
 
-from corpus.columns import ItemColumns
 from corpus.items import Item, ItemTable
-from rerank import tastes
-from rerank.tastes import Taste, Tastes
+from rerank.tastes import Taste, compare_history
+from retrieval import traits
+from retrieval.traits import Traits
 
 NAN = float("nan")
 
@@ -24,9 +24,8 @@ CATALOGUE = (
 
 
 def compare(history: list[int], rows: list[int], popularity: tuple[float, ...] = (0, 0, 0, 0)) -> Taste:
-    columns = ItemColumns.of(ItemTable.from_items(CATALOGUE))
-    table = Tastes(columns, np.array(popularity, dtype=np.float32))
-    return table.compare(np.array(history, dtype=np.int64), np.array(rows, dtype=np.int64))
+    table = Traits.build(ItemTable.from_items(CATALOGUE), np.array(popularity, dtype=np.float32))
+    return compare_history(table, np.array(history, dtype=np.int64), np.array(rows, dtype=np.int64))
 
 
 def lift(count: float, n: float, usual: float) -> float:
@@ -64,31 +63,30 @@ def test_a_history_without_known_properties_says_nothing_for_or_against_an_item(
 
 
 def test_only_the_most_widely_told_attributes_are_compared(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tastes, "MAX_ATTRIBUTES", 1)
+    monkeypatch.setattr(traits, "MAX_ATTRIBUTES", 1)
     got = compare([2], [2])
     same(got.beyond_brand, lift(1, 1, 0.5))  # colour, which three items tell, not size
 
 
 def test_a_catalogue_without_properties_has_no_tastes():
-    columns = ItemColumns.of(ItemTable.from_items([item(0), item(1)]))
-    got = Tastes(columns, np.zeros(2, dtype=np.float32)).compare(np.array([0]), np.array([0, 1]))
+    table = Traits.build(ItemTable.from_items([item(0), item(1)]), np.zeros(2, dtype=np.float32))
+    got = compare_history(table, np.array([0]), np.array([0, 1]))
     same(got.total, NAN, NAN)
     same(got.strongest, NAN, NAN)
 
 
 def test_changed_and_new_items_have_what_they_have_now_as_far_as_it_was_known():
-    columns = ItemColumns.of(ItemTable.from_items(CATALOGUE))
-    before = Tastes(columns, np.zeros(4, dtype=np.float32))
+    before = Traits.build(ItemTable.from_items(CATALOGUE), np.zeros(4, dtype=np.float32))
     after = before.with_changes(
         {0: item(0, "Kiri", color=("red",)), 4: item(4, "Acme", Size=("XL", "xs"), depth=("9",))}
     )
     history, rows = np.array([4, 0, 2]), np.array([4, 1, 0])
-    got = after.compare(history, rows)
+    got = compare_history(after, history, rows)
     # of the three, all have a known brand; a size of two values, of which one is known, counts half
     acme, kiri = lift(1, 3, 2 / 3), lift(2, 3, 1 / 3)
     red, blue = lift(1, 2, 0.5), lift(1, 2, 0.5)
     xl = lift(1.5, 1.5, 1)
     same(got.total, acme + xl / 2, acme + (red + blue) / 2, kiri + red)
-    same(before.compare(np.array([0]), np.array([0])).total, lift(1, 1, 2 / 3) + lift(1, 1, 0.5))
+    same(compare_history(before, np.array([0]), np.array([0])).total, lift(1, 1, 2 / 3) + lift(1, 1, 0.5))
     unchanged = before.with_changes({})
-    same(unchanged.compare(history[1:], rows[1:]).total, *before.compare(history[1:], rows[1:]).total)
+    same(compare_history(unchanged, history[1:], rows[1:]).total, *compare_history(before, history[1:], rows[1:]).total)

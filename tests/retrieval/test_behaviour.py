@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from corpus.errors import ArtefactError
+from corpus.items import Item, ItemTable
 from corpus.prepared import Pairs, Prepared
 from retrieval.behaviour import Behaviour
 from retrieval.config import BehaviourConfig
@@ -12,6 +13,7 @@ from tests.conftest import exposure
 
 NEVER = "NaT"
 N_ITEMS = 8
+ITEMS = ItemTable.from_items([Item(item_id=f"i{row}", title=f"item {row}") for row in range(N_ITEMS)])
 # (query, item, weight, shopper, day); the newest is of day 15
 CHOICES = (
     ("pan", 5, 1.0, 0, "2026-01-15"),
@@ -42,7 +44,7 @@ def encoder(tiny_encoder_folder: Path) -> TextEncoder:
 
 
 def build(encoder: TextEncoder, *choices: tuple[str, int, float, int, str], **settings: object) -> Behaviour:
-    return Behaviour.build(pairs(*choices), EXPOSURE, encoder, BehaviourConfig(**settings), n_items=N_ITEMS)
+    return Behaviour.build(pairs(*choices), EXPOSURE, encoder, BehaviourConfig(**settings), items=ITEMS)
 
 
 @pytest.fixture
@@ -137,6 +139,8 @@ def test_tables_survive_the_disk(behaviour: Behaviour, encoder: TextEncoder, tmp
     np.testing.assert_array_equal(loaded.popularity, behaviour.popularity)
     np.testing.assert_array_equal(loaded.recent, behaviour.recent)
     np.testing.assert_array_equal(loaded.click_rate, behaviour.click_rate)
+    np.testing.assert_array_equal(loaded.traits.usual, behaviour.traits.usual)
+    np.testing.assert_array_equal(loaded.words.totals, behaviour.words.totals)
     for part in ("offsets", "rows", "values"):
         np.testing.assert_array_equal(getattr(loaded.related, part), getattr(behaviour.related, part))
     vector = encoder.encode(["pan"])[0]
@@ -159,7 +163,16 @@ def test_tables_of_another_catalogue_are_refused(behaviour: Behaviour, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "name", ["popularity.npy", "recent.npy", "click_rate.npy", "related_rows.npy", "query_totals.npy"]
+    "name",
+    [
+        "popularity.npy",
+        "recent.npy",
+        "click_rate.npy",
+        "related_rows.npy",
+        "query_totals.npy",
+        "trait_usual.npy",
+        "word_hashes.npy",
+    ],
 )
 @pytest.mark.parametrize("array", [np.zeros(3, dtype=np.float32), np.zeros(N_ITEMS), None])
 def test_a_file_that_is_missing_or_of_another_shape_is_refused(
@@ -175,7 +188,9 @@ def test_a_file_that_is_missing_or_of_another_shape_is_refused(
 
 def test_prepared_data_are_counted_as_they_are(tiny_prepared: Prepared, encoder: TextEncoder):
     known = tiny_prepared.pairs("train")
-    behaviour = Behaviour.build(known, tiny_prepared.exposure("train"), encoder, BehaviourConfig(), n_items=60)
+    behaviour = Behaviour.build(
+        known, tiny_prepared.exposure("train"), encoder, BehaviourConfig(), items=tiny_prepared.items
+    )
     examples = tiny_prepared.examples("train")
     popularity = np.zeros(60)
     for example in examples:
@@ -201,7 +216,8 @@ def test_queries_are_embedded_once_where_there_is_a_cache(tiny_prepared, encoder
     counting = Counting()
     known, exposure = tiny_prepared.pairs("train"), tiny_prepared.exposure("train")
     tables = [
-        Behaviour.build(known, exposure, counting, BehaviourConfig(), n_items=60, cache=tmp_path) for _ in range(2)
+        Behaviour.build(known, exposure, counting, BehaviourConfig(), items=tiny_prepared.items, cache=tmp_path)
+        for _ in range(2)
     ]
     assert counting.n == len(tables[0].queries) > 0
     query = known.queries[0]
