@@ -13,13 +13,13 @@ from indexer.manifest import MANIFEST_FILE, BundleManifest
 from indexer.publish import list_bundles
 from server.admin_requests import read_activation, read_deletions, read_upserts
 from server.admission import Admission
+from server.answering import Answering, Context, in_thread, refusing_the_rest
 from server.calls import model_versions_message
 from server.config import ServerConfig
 from server.messages import timestamp_message
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.ranking import Run
 from server.requests import InvalidRequest
-from server.service import Answering, Context, in_thread, refusing_the_rest
 from server.status import Violation
 from server.wire import Malformed
 

@@ -1,84 +1,31 @@
-"""The gRPC services: admission, threads, paging and errors around the pipeline."""
+"""The searching gRPC service: admission, threads and paging around the pipeline."""
 
 import asyncio
 import logging
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
 import grpc
 
-from corpus.errors import (
-    ActivationRefused,
-    ArtefactError,
-    DeadlineExceeded,
-    DeviceUnavailable,
-    InputError,
-    NotImplementedField,
-    Overloaded,
-    TandemError,
-    UnknownItem,
-    UpdatesRefused,
-    VersionNotFound,
-)
+from corpus.errors import ArtefactError, TandemError
 from server.admission import Admission
+from server.answering import INTERNAL, Answering, Context, in_thread, refusing_the_rest, status_of, violations_in
 from server.call_requests import check_batch, read_deleted_shoppers, read_embed, read_rerank, read_suggest
 from server.calls import TEXTS_AT_A_TIME, Towers, model_versions_message, rerank, suggest
 from server.config import ServerConfig
 from server.histories import Histories
 from server.messages import degradation_messages, facet_messages, result_messages
-from server.observing import observe
 from server.page_tokens import KeptAnswers, page_token
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.pipeline import Pipeline, present
-from server.ranking import Hit, RankedWindow, Run, as_present
-from server.requests import InvalidRequest, SearchCall, read_events, read_search
+from server.ranking import Hit, RankedWindow, Run
+from server.requests import SearchCall, read_events, read_search
 from server.siblings import Siblings
-from server.status import Violation, details_trailer
 from server.wire import Malformed
 
 logger = logging.getLogger(__name__)
-
-# the first row that fits decides
-CODES: tuple[tuple[type[TandemError], grpc.StatusCode], ...] = (
-    (NotImplementedField, grpc.StatusCode.UNIMPLEMENTED),
-    (UnknownItem, grpc.StatusCode.NOT_FOUND),
-    (InputError, grpc.StatusCode.INVALID_ARGUMENT),
-    (DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED),
-    (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (VersionNotFound, grpc.StatusCode.NOT_FOUND),
-    (UpdatesRefused, grpc.StatusCode.FAILED_PRECONDITION),
-    (ActivationRefused, grpc.StatusCode.FAILED_PRECONDITION),
-    (DeviceUnavailable, grpc.StatusCode.UNAVAILABLE),
-    (TandemError, grpc.StatusCode.UNAVAILABLE),
-)
-# what these say is meant for callers; what the others say names paths and devices, and goes to the log
-PUBLIC = (InputError, DeadlineExceeded, Overloaded, UpdatesRefused, ActivationRefused)
-UNAVAILABLE = "a part of the server cannot be used at present, and its log says which; try again later"
-INTERNAL = "unexpected error; the server's log says what happened"
-
-Context = grpc.aio.ServicerContext[Any, Any]
-P = ParamSpec("P")
-T = TypeVar("T")
-S = TypeVar("S")
-
-
-def refusing_the_rest(servicer: type[S]) -> type[S]:
-    """Let every method of a service's contract that its class does not define say so, and its own name."""
-
-    def refusal(name: str) -> Callable[[object, object, Context], Awaitable[NoReturn]]:
-        async def refuse(_self: object, _request: object, context: Context) -> NoReturn:
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{name} is not served by this version")
-
-        return refuse
-
-    for method in search_pb2.DESCRIPTOR.services_by_name[servicer.__name__].methods:
-        if method.name not in vars(servicer):
-            setattr(servicer, method.name, refusal(f"{servicer.__name__}.{method.name}"))
-    return servicer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,67 +34,6 @@ class Threads:
 
     search: Executor  # whole searches, side by side; they ask the owners of the models
     disk: Executor  # writes events, fetches the items of further pages
-
-
-class Answering:
-    """What all services do around their methods: deadlines, errors, and counting the calls in flight."""
-
-    def __init__(self, config: ServerConfig, *, default_timeout_ms: float) -> None:
-        """Begin without calls.
-
-        Args:
-            config: Limits.
-            default_timeout_ms: Budget of a call that brings no deadline, in milliseconds.
-        """
-        self._config = config
-        self._default_timeout_ms = default_timeout_ms
-        self._n_calls = 0
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no call is being answered."""
-        return self._n_calls == 0
-
-    async def _answer(self, method: Callable[[Any, Run], Awaitable[T]], request: object, context: Context) -> T:
-        """Run a method within the caller's deadline; turn what it raises into a gRPC status."""
-        budget_s = cast("float | None", context.time_remaining())  # None without a deadline, whatever the stubs say
-        if budget_s is None:
-            budget_s = self._default_timeout_ms / 1000
-        run = Run(deadline=time.monotonic() + budget_s - self._config.reserve_ms / 1000)
-        observe(run)
-        self._n_calls += 1
-        try:
-            if isinstance(request, Malformed):
-                raise InputError("expected a message of tandem.search.v1 with its text in UTF-8, got other bytes")
-            run.check_time()
-            return await method(request, run)
-        except TandemError as exc:
-            failure = exc
-        except Exception as exc:
-            logger.error("unexpected error", exc_info=exc)
-            await context.abort(grpc.StatusCode.INTERNAL, INTERNAL)
-        finally:
-            self._n_calls -= 1
-        await self._fail(failure, context)
-
-    async def _fail(self, failure: TandemError, context: Context) -> NoReturn:
-        code, message = status_of(failure)
-        trailer = details_trailer(
-            code,
-            message,
-            violations=_violations(failure),
-            retry_after_ms=self._config.retry_after_ms if isinstance(failure, Overloaded) else None,
-        )
-        await context.abort(code, message, trailer)
-
-
-def status_of(failure: TandemError) -> tuple[grpc.StatusCode, str]:
-    """Return code and message for the caller; what is not meant for callers goes to the log."""
-    code = next(code for kind, code in CODES if isinstance(failure, kind))
-    if isinstance(failure, PUBLIC):
-        return code, str(failure)
-    logger.error("call failed: %s", failure)
-    return code, UNAVAILABLE
 
 
 @refusing_the_rest
@@ -326,7 +212,7 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
             return search_pb2.BatchSearchResult(response=await self._found(request, call, Run(deadline=deadline)))
         except TandemError as exc:
             code, message = status_of(exc)
-            fields = [violation.field for violation in _violations(exc)]
+            fields = [violation.field for violation in violations_in(exc)]
         except Exception as exc:  # the others of the batch have their answers
             logger.error("unexpected error", exc_info=exc)
             code, message, fields = grpc.StatusCode.INTERNAL, INTERNAL, []
@@ -364,31 +250,3 @@ def _first_page(pipeline: Pipeline, call: SearchCall, run: Run) -> tuple[RankedW
 def _page(window: RankedWindow, offset: int, page_size: int, run: Run) -> tuple[Hit, ...]:
     with run.stage("present"):
         return present(window, offset=offset, page_size=page_size)
-
-
-async def in_thread(executor: Executor, run: Run, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Do work in a thread, unless its deadline passes while it waits there.
-
-    A caller that hangs up frees its place. Work that still waits is never run; what runs has no time left from then on.
-    """
-    queued = time.perf_counter()
-
-    def begin() -> T:
-        run.note("wait", queued)
-        run.check_time()
-        with as_present(run):
-            return work(*args, **kwargs)
-
-    try:
-        return await asyncio.wrap_future(executor.submit(begin))
-    except asyncio.CancelledError:
-        run.cancel()
-        raise
-
-
-def _violations(failure: TandemError) -> list[Violation]:
-    if isinstance(failure, InvalidRequest):
-        return failure.violations
-    if isinstance(failure, InputError) and failure.field is not None:
-        return [Violation(field=failure.field, description=str(failure))]
-    return []
