@@ -198,7 +198,7 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
         if len(queries) < 2 or not self._config.query_cache_mib:
             return
         try:
-            with self._searches.admit(run.deadline):
+            with self._searches.admit():  # costs next to nothing beside the searches, whose pace is to be known
                 await in_thread(self._threads.search, run, encoder.encode, list(queries))
         except Exception as exc:  # each search asks for itself, and says what is wrong
             logger.debug("a batch was not embedded ahead: %s", type(exc).__qualname__)

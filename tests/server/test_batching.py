@@ -231,6 +231,18 @@ def test_a_batch_that_cannot_be_embedded_ahead_fails_each_search_by_itself(store
         assert unknown.code == grpc.StatusCode.INTERNAL.value[0]
 
 
+def test_embedding_a_batch_ahead_says_nothing_about_the_pace_of_searches(store, serving, tmp_path, monkeypatch):
+    with serving(store, history_path=str(tmp_path / "h")) as (server, client):
+        searches = server._service.queues["search"]
+        with monkeypatch.context() as patch:
+            patch.setattr(server._service.pipeline, "search", lambda *_: 1 / 0)  # what fails tells no pace
+            client.batch_search([("steel pan", {}), ("blue hose", {})])
+        assert server._searching.encoder.sizes == {2: 1}
+        assert searches._pace_s is None
+        client.batch_search([(QUERY, {})])
+        assert searches._pace_s is not None
+
+
 def test_a_wedged_model_is_seen_though_no_search_waits_for_it(own_store, serving):
     with serving(own_store, search_threads=1) as (server, _):
         hold = Hold(server._searching.encoder)
