@@ -52,7 +52,7 @@ class SearchOptions(TypedDict, total=False):
     page_token: str | None  # of the page before; everything else but page_size as it was then
     offset: int | None  # results to skip
     retrieval_depth: int | None  # candidates to find
-    rerank_depth: int | None  # candidates to rerank; 0 for the order of retrieval
+    rerank_depth: int | None  # most candidates to be reranked; 0 for the order of retrieval
     filter: str | Filter | None  # what results must meet, as text or as a value of ``retrieval.filters``
     facets: Sequence[str | FacetSpec]  # what to count; a field alone is counted with the server's limit
     order_by: str  # "relevance", "price", "price desc" or "newest"
