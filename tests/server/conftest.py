@@ -1,6 +1,7 @@
 """A store with a real bundle, and real servers in front of it."""
 
 import asyncio
+import itertools
 import shutil
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -23,10 +24,12 @@ from retrieval.config import RetrieverConfig, RetrieverTrainConfig, VectorIndexC
 from server.client import TandemClient
 from server.config import ServerConfig
 from server.pb.tandem.search.v1 import search_pb2_grpc
+from server.searching import Searching
 from server.serve import TandemServer
 from tests.conftest import write_prepared
 
 T = TypeVar("T")
+numbers = itertools.count()
 # tests share two cores, so that only tests about deadlines should meet one
 CONFIG = ServerConfig(
     address="127.0.0.1:0",
@@ -166,3 +169,29 @@ def channel(shared_server):
 @pytest.fixture
 def stub(channel):
     return search_pb2_grpc.SearchServiceStub(channel)
+
+
+@pytest.fixture
+def shopper() -> str:
+    """An id that no other test uses."""
+    return f"shopper-{next(numbers)}"
+
+
+@pytest.fixture
+def searching_config() -> ServerConfig:
+    """What ``searching`` runs the models by; for tests to override."""
+    return CONFIG
+
+
+@pytest.fixture
+def searching(searching_config: ServerConfig) -> Iterator[Searching]:
+    """Owners of the models, without a server."""
+    searching = Searching(searching_config)
+    yield searching
+    searching.close()
+
+
+@pytest.fixture
+def served(searching: Searching, bundle: Bundle) -> Bundle:
+    """The bundle, run by these owners."""
+    return searching.take(bundle)

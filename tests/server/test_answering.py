@@ -7,14 +7,9 @@ from corpus.errors import TandemError
 from server.answering import CODES, refusing_the_rest
 from server.pb.tandem.search.v1 import search_pb2 as pb
 from server.pb.tandem.search.v1 import search_pb2_grpc
+from tests.server.callers import failure
 
 QUERY = "red acme shoe"
-
-
-def failure(call) -> grpc.RpcError:
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    return caught.value
 
 
 def test_every_error_of_the_tree_has_a_code():

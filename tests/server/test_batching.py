@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 
 import grpc
@@ -13,6 +13,7 @@ from corpus.errors import ArtefactError, DeadlineExceeded
 from indexer.bundle import Bundle
 from rerank.reranker import DEADLINE
 from rerank.scorer import Pairs
+from server.config import ServerConfig
 from server.histories import Histories
 from server.model_owner import ModelOwner
 from server.pb.tandem.search.v1 import search_pb2 as pb
@@ -20,6 +21,7 @@ from server.pb.tandem.search.v1 import search_pb2_grpc
 from server.pipeline import Pipeline
 from server.ranking import Run, SearchTask, as_present
 from server.searching import Searching
+from tests.server.callers import Nobody
 from tests.server.conftest import CONFIG
 from tests.server.gates import QUERY, eventually
 from tests.server.scraping import scrape, value
@@ -28,16 +30,9 @@ QUERIES = ["red acme shoe", "steel pan", "blue hose", "turntable", "rose pot", "
 
 
 @pytest.fixture
-def searching() -> Iterator[Searching]:
-    searching = Searching(CONFIG.model_copy(update={"query_cache_mib": 0, "score_cache_mib": 0}))
-    yield searching
-    searching.close()
-
-
-@pytest.fixture
-def served(searching: Searching, bundle: Bundle) -> Bundle:
-    """The bundle, run by owners."""
-    return searching.take(bundle)
+def searching_config() -> ServerConfig:
+    """Without caches, so that every search asks the models."""
+    return CONFIG.model_copy(update={"query_cache_mib": 0, "score_cache_mib": 0})
 
 
 class Hold:
@@ -135,13 +130,6 @@ def test_a_model_that_fails_on_one_batch_fails_its_searches_alone(searching, ser
 
 def task(query: str) -> SearchTask:
     return SearchTask(query=query, retrieval_depth=40, rerank_depth=30)
-
-
-class Nobody:
-    """Histories of nobody."""
-
-    def history(self, shopper: str) -> tuple[()]:
-        return ()
 
 
 def test_whole_searches_side_by_side_answer_as_alone(searching, served, bundle):

@@ -1,7 +1,6 @@
 """What the models said before: by itself, and in front of the models of a real bundle."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -16,6 +15,7 @@ from server.caches import ENTRY_BYTES, Cache, PairKeys
 from server.pipeline import Pipeline
 from server.ranking import RankedWindow, Run, SearchTask, as_present
 from server.searching import Searching
+from tests.server.callers import Nobody
 from tests.server.conftest import CONFIG
 from tests.server.gates import QUERY
 
@@ -84,23 +84,6 @@ def test_a_pairs_key_is_its_tokens_where_they_belong_and_its_model():
     prefix, other = np.array([1, 2], dtype=np.int32), np.array([1], dtype=np.int32)
     passages = [np.array(ids, dtype=np.int32) for ids in ([3], [2, 3], [4])]
     assert PairKeys("m").of(Pairs(prefixes=[prefix, other, prefix], passages=passages)) == keys[:3]
-
-
-@pytest.fixture
-def searching() -> Iterator[Searching]:
-    searching = Searching(CONFIG)
-    yield searching
-    searching.close()
-
-
-@pytest.fixture
-def served(searching: Searching, bundle: Bundle) -> Bundle:
-    return searching.take(bundle)
-
-
-class Nobody:
-    def history(self, shopper: str) -> tuple[()]:
-        return ()
 
 
 def search(bundle: Bundle, *history: HistoryEvent, query: str = QUERY) -> RankedWindow:

@@ -6,14 +6,9 @@ from retrieval.facets import Facet, FacetSpec
 from retrieval.filters import And, Comparison
 from server.pb.tandem.search.v1 import search_pb2 as pb
 from server.status import violations_of
+from tests.server.callers import failure
 
 QUERY = "red acme shoe"
-
-
-def failure(call) -> grpc.RpcError:
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    return caught.value
 
 
 def test_a_filter_fills_pages_from_among_what_meets_it(client):

@@ -1,18 +1,12 @@
 import threading
 
 import grpc
-import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from server.pb.tandem.search.v1 import search_pb2 as pb
 from server.pb.tandem.search.v1 import search_pb2_grpc
+from tests.server.callers import failure
 from tests.server.gates import QUERY, Gate, eventually
-
-
-def failure(call) -> grpc.RpcError:
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    return caught.value
 
 
 def test_a_full_house_says_so_and_when_to_come_back(store, serving, tmp_path, monkeypatch):

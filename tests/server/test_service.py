@@ -1,39 +1,15 @@
-import itertools
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import grpc
 import pytest
 
-from corpus.events import Event, EventType, HistoryEvent
+from corpus.events import EventType, HistoryEvent
 from server.messages import timestamp_message
 from server.pb.tandem.search.v1 import search_pb2 as pb
 from server.status import violations_of
+from tests.server.callers import NOW, failure, purchase
 
-NOW = datetime.now(UTC)
 QUERY = "red acme shoe"
-numbers = itertools.count()
-
-
-@pytest.fixture
-def shopper() -> str:
-    """An id that no other test uses."""
-    return f"shopper-{next(numbers)}"
-
-
-def failure(call) -> grpc.RpcError:
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    return caught.value
-
-
-def purchase(user_id: str | None, item_id: str, *, hours_ago: float = 1) -> Event:
-    return Event(
-        timestamp=NOW - timedelta(hours=hours_ago),
-        user_id=user_id,
-        session_id=None,
-        type=EventType.PURCHASE,
-        item_id=item_id,
-    )
 
 
 # searching

@@ -8,14 +8,9 @@ from server.pb.tandem.search.v1 import search_pb2_grpc
 from server.requests import SERVED
 from server.service import SearchService
 from server.status import violations_of
+from tests.server.callers import failure
 
 QUERY = "red acme shoe"
-
-
-def failure(call) -> grpc.RpcError:
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    return caught.value
 
 
 @pytest.mark.parametrize(

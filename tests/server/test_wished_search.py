@@ -1,32 +1,13 @@
-import itertools
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from corpus.events import Event, EventType, HistoryEvent
+from corpus.events import EventType, HistoryEvent
 from retrieval.filters import Comparison
 from server.wishes import Boost, Pin
+from tests.server.callers import NOW, purchase
 
-NOW = datetime.now(UTC)
 QUERY = "red acme shoe"
-numbers = itertools.count()
-
-
-@pytest.fixture
-def shopper() -> str:
-    """An id that no other test uses."""
-    return f"shopper-{next(numbers)}"
-
-
-def purchase(user_id: str | None, item_id: str, *, hours_ago: float = 1) -> Event:
-    return Event(
-        timestamp=NOW - timedelta(hours=hours_ago),
-        user_id=user_id,
-        session_id=None,
-        type=EventType.PURCHASE,
-        item_id=item_id,
-    )
 
 
 def test_a_client_asks_for_order_boosts_pins_and_exclusions(client):
