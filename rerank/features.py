@@ -60,6 +60,9 @@ FEATURES = (
     "taste",  # how much oftener the history's items have the item's brand and attributes than everybody's choices do
     "taste_strongest",  # the property of which that is most true
     "taste_beyond_brand",  # of the attributes alone
+    "taste_title",  # how much oftener than usual the history's titles have the words of the item's title, in the mean
+    "taste_title_shared",  # the sum over the words that they have oftener
+    "taste_title_strongest",  # the word of which that is most true
     "category_affinity",  # of the levels of its category path, the mean share of the history's items that have them
     "chosen_before",  # events of the history on this very item
     # price
@@ -82,6 +85,9 @@ _OF_HISTORY = (
     "taste",
     "taste_strongest",
     "taste_beyond_brand",
+    "taste_title",
+    "taste_title_shared",
+    "taste_title_strongest",
     "category_affinity",
 )
 _SMOOTHING = 2.0  # choices of nothing added to a query's, as two clicks of two are no certainty
@@ -207,6 +213,9 @@ class FeatureExtractor:
             "taste": taste.total,
             "taste_strongest": taste.strongest,
             "taste_beyond_brand": taste.beyond_brand,
+            "taste_title": taste.title,
+            "taste_title_shared": taste.title_shared,
+            "taste_title_strongest": taste.title_strongest,
             "category_affinity": _affinity(self._columns.category, history, rows),
             "chosen_before": (rows[:, None] == history[None]).sum(axis=1).astype(np.float32),
         }

@@ -7,7 +7,8 @@ For each value v that the candidate has, such as the colour blue,
 with ``n`` the history's items of which the property is known, ``c(v)`` those of them that have the value, and ``p(v)``
 the value's share of all choices in the store: how much oftener this shopper chooses it than everybody does. ``S``
 items of the usual kind are added, so that one blue chair is no passion for blue. A candidate's taste is the sum over
-its properties: the log odds of naive Bayes.
+its properties: the log odds of naive Bayes. The words of titles are compared by the same lift, with ``n`` all of the
+history's items; where a store tells no brands and colours, they are what items have in common.
 Source: Cestnik 1990, "Estimating probabilities: a crucial task in machine learning" (the m-estimate).
 """
 
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.arrays import FloatArray, IntArray, look_up
-from retrieval.traits import BRAND, Traits
+from retrieval.traits import BRAND, TITLE, Traits
 
 SMOOTHING = 2.0  # S
 
@@ -29,6 +30,9 @@ class Taste:
     total: FloatArray  # sum of the lifts of an item's properties
     strongest: FloatArray  # the greatest of them
     beyond_brand: FloatArray  # the sum without the brand
+    title: FloatArray  # mean lift of the words of an item's title
+    title_shared: FloatArray  # sum of their lifts above 0: what its title has in common with the history's
+    title_strongest: FloatArray  # the greatest of them
 
 
 def compare_history(traits: Traits, history: IntArray, rows: IntArray) -> Taste:
@@ -39,26 +43,27 @@ def compare_history(traits: Traits, history: IntArray, rows: IntArray) -> Taste:
         history: int64 (m,), rows of the history's items, repetitions counting.
         rows: int64 (n,) of the items.
     """
-    _, mine, my_shares = _properties(traits, history)
+    _, mine, my_shares = traits.entries(history)
     known, places = np.unique(mine, return_inverse=True)
-    counts = np.bincount(places, weights=my_shares, minlength=len(known))  # c, of the values in the history
+    counts = np.bincount(places, weights=my_shares, minlength=len(known))  # c, of the traits in the history
     n = np.bincount(traits.kinds[mine], weights=my_shares, minlength=traits.n_kinds)
-    item, theirs, shares = _properties(traits, rows)
-    count = look_up(known, counts, theirs)
+    n[TITLE] = len(history)
+    position, theirs, share = traits.entries(rows)
     usual, kind = traits.usual[theirs], traits.kinds[theirs]
-    lift = np.log((count + SMOOTHING * usual) / ((n[kind] + SMOOTHING) * usual))
+    lift = np.log((look_up(known, counts, theirs) + SMOOTHING * usual) / ((n[kind] + SMOOTHING) * usual))
+    property_of, word = kind >= BRAND, kind == TITLE
+    item, properties = position[property_of], lift[property_of]
+    shares = share[property_of]
+    item_of_word, words = position[word], lift[word]
+    n_words = np.bincount(item_of_word, minlength=len(rows))
     return Taste(
-        total=_sum(item, lift * shares, len(rows)),
-        strongest=_greatest(item, lift, len(rows)),
-        beyond_brand=_sum(item, np.where(kind == BRAND, 0.0, lift * shares), len(rows)),
+        total=_sum(item, properties * shares, len(rows)),
+        strongest=_greatest(item, properties, len(rows)),
+        beyond_brand=_sum(item, np.where(kind[property_of] == BRAND, 0.0, properties * shares), len(rows)),
+        title=_sum(item_of_word, words / np.maximum(n_words, 1)[item_of_word], len(rows)),
+        title_shared=_sum(item_of_word, np.maximum(words, 0.0), len(rows)),
+        title_strongest=_greatest(item_of_word, words, len(rows)),
     )
-
-
-def _properties(traits: Traits, rows: IntArray) -> tuple[IntArray, npt.NDArray[np.int32], FloatArray]:
-    """Return the entries of rows that are brands and attributes."""
-    position, number, share = traits.entries(rows)
-    kept = traits.kinds[number] >= BRAND
-    return position[kept], number[kept], share[kept]
 
 
 def _sum(item: IntArray, values: npt.NDArray[np.float64], n: int) -> FloatArray:

@@ -47,7 +47,8 @@ def test_each_part_is_the_sum_of_its_features_contributions(tiny_blend, features
     parts = tiny_blend.explain(features, None)(EVERY)
     places = [FEATURES.index(name) for name in ("dense", "dense_gap")]
     np.testing.assert_allclose(parts["meaning"], each[:, places].sum(axis=1), atol=1e-6)
-    np.testing.assert_allclose(parts["words"], each[:, FEATURES.index("lexical")], atol=1e-6)
+    words = [place for place, name in enumerate(FEATURES) if name == "lexical" or name.startswith("words_")]
+    np.testing.assert_allclose(parts["words"], each[:, words].sum(axis=1), atol=1e-6)
     assert "rerank" not in parts
     assert any(np.abs(values).max() > 0 for name, values in parts.items() if name != "base")
 

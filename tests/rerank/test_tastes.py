@@ -51,6 +51,15 @@ def test_of_several_values_of_one_property_the_mean_counts():
     same(got.beyond_brand, (lift(1, 1, 0.5) + lift(0, 1, 0.5)) / 2)
 
 
+def test_titles_are_compared_by_their_words():
+    got = compare([0, 2], [0, 1])
+    # each title is "item" and a number; one of four choices is of each item
+    item_word, own, other = lift(2, 2, 1), lift(1, 2, 1 / 4), lift(0, 2, 1 / 4)
+    same(got.title, (item_word + own) / 2, (item_word + other) / 2)
+    same(got.title_shared, own, 0)  # what every title has is nothing in common
+    same(got.title_strongest, own, item_word)
+
+
 def test_what_everybody_chooses_tells_little_of_a_shopper():
     rare, common = compare([0], [0]), compare([0], [0], popularity=(97, 0, 0, 0))
     assert common.total[0] < rare.total[0]
