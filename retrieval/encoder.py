@@ -309,7 +309,8 @@ def _info(
         digest.update(np.ascontiguousarray(tensor.cpu().float().numpy()).data)
     bare, _ = _bare(tokenizer, max_tokens)
     cut = [module.dim] if module.dim < module.width else []
-    parts = [module.pooling, bare.to_str(), max_tokens, precision, list(calibration), *cut]
+    tables = ["float tables"] if precision == "int8" else []  # exports of earlier releases had these in int8, too
+    parts = [module.pooling, bare.to_str(), max_tokens, precision, list(calibration), *cut, *tables]
     digest.update(json.dumps(parts).encode())
     return EncoderInfo(
         dim=module.dim, max_tokens=max_tokens, fingerprint=digest.hexdigest(), precision=precision, role=role
