@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from corpus.errors import ArtefactError, ConfigError, DeviceUnavailable
-from retrieval.engine import GRAPH_FILE, OpenVinoEngine, TokenBatch
+from retrieval.engine import GRAPH_FILE, OpenVinoEngine, TokenBatch, even_width
 from retrieval.export import export_openvino
+from retrieval.openvino_runtime import openvino_core
 from retrieval.torch_engine import EmbeddingModule, TorchEngine
 
 
@@ -46,6 +47,13 @@ def pair_folder(pair_model, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def int8_folder(pair_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("int8")
+    export_openvino(pair_model, folder, precision="int8", calibration=[batch(seed=seed) for seed in range(8)])
+    return folder
+
+
 def test_exported_graph_gives_the_numbers_of_torch_for_any_shape(pair_model, pair_folder):
     torch_engine, engine = TorchEngine(pair_model, "cpu"), OpenVinoEngine.load(pair_folder, n_threads=1)
     for n, length in ((1, 2), (3, 6), (17, 40), (2, 6)):
@@ -79,6 +87,39 @@ def test_streams_side_by_side_give_the_numbers_of_one(pair_folder):
 def test_threads_are_pinned_only_where_they_have_all_cores(pair_folder, n_threads, is_pinned):
     request = OpenVinoEngine.load(pair_folder, n_threads=n_threads)._idle.get()
     assert request.get_compiled_model().get_property("ENABLE_CPU_PINNING") is is_pinned
+
+
+def test_int8_leaves_the_tables_of_tokens_in_the_mapped_file(int8_folder):
+    operations = openvino_core().read_model(str(int8_folder / GRAPH_FILE)).get_ops()
+    looked_up = [each.input_value(0).get_node() for each in operations if each.get_type_name() == "Gather"]
+    shapes = [node.get_output_partial_shape(0) for node in looked_up]
+    tables = [node for node, shape in zip(looked_up, shapes, strict=True) if shape.is_static and len(shape) == 2]
+    assert len(tables) >= 2  # tokens and segments; places need no looking up
+    assert {(node.get_type_name(), node.get_element_type().get_type_name()) for node in tables} == {("Constant", "f32")}
+    constants = [node for node in operations if node.get_type_name() == "Constant"]
+    assert "i8" in {node.get_element_type().get_type_name() for node in constants}  # the products' weights
+
+
+def test_int8_graphs_read_few_widths_and_fp32_graphs_any(pair_folder, int8_folder):
+    assert [even_width(width) for width in (1, 8, 9, 16, 17, 33)] == [8, 8, 16, 16, 32, 48]
+    for folder, read in ((pair_folder, [3, 17, 32]), (int8_folder, [8, 32, 32])):
+        engine = OpenVinoEngine.load(folder)
+        request = engine._idle.get()
+        engine._idle.put(request)
+        widths = []
+        for length in (3, 17, 32):
+            run(engine, batch(length=length))
+            widths += [request.get_input_tensor(port).shape[1] for port in range(3)]
+        assert widths == [width for width in read for _ in range(3)]
+
+
+def test_int8_scores_do_not_hang_on_the_width_that_others_need(int8_folder):
+    engine, alone = OpenVinoEngine.load(int8_folder), batch(n=5, length=13)
+    want = run(engine, alone)
+    assert len(np.unique(want)) == 5
+    for more in (2, 4, 20):
+        wider = [np.pad(getattr(alone, name), ((0, 0), (0, more))) for name in TokenBatch.__slots__]
+        np.testing.assert_array_equal(engine.run(*wider), want)
 
 
 def test_an_answer_survives_the_next_call(pair_folder):
