@@ -16,7 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
-import faiss
 import numpy as np
 import typer
 
@@ -28,6 +27,7 @@ from benchmarks.peers.usearch_graph import UsearchGraph
 from corpus.errors import ConfigError
 from retrieval.arrays import FloatArray
 from retrieval.config import IndexKind, VectorIndexConfig
+from retrieval.faiss_runtime import faiss
 from retrieval.index_choice import GIB, GRAPHS, MOST_LINKED, bytes_per_item
 from retrieval.index_tuning import (
     BREADTHS,

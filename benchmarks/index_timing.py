@@ -6,10 +6,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-import faiss
 import numpy as np
 
 from retrieval.arrays import FloatArray
+from retrieval.faiss_runtime import faiss
 from retrieval.index_tuning import RECALL_DEPTH, TIE_TOLERANCE
 from retrieval.row_set import RowSet
 from retrieval.vector_index import VectorIndex

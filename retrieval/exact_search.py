@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import faiss
 import numpy as np
 
 from retrieval.arrays import FloatArray, IntArray
+from retrieval.faiss_runtime import faiss
 
 
 def nearest(

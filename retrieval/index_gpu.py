@@ -10,12 +10,12 @@ Not measured: no machine with a GPU was at hand.
 import threading
 from typing import Any
 
-import faiss
 import numpy as np
 
 from corpus.errors import ConfigError, DeviceUnavailable
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.config import IndexKind
+from retrieval.faiss_runtime import faiss
 from retrieval.index_kinds import Breadth, Structure
 
 GPU_KINDS: tuple[IndexKind, ...] = ("flat", "ivf_flat", "hnsw")

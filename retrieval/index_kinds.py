@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 
 from corpus.errors import ArtefactError, ConfigError
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.config import VectorIndexConfig
+from retrieval.faiss_runtime import faiss
 from retrieval.index_choice import CELLS, GRAPHS, TRAINING_POINTS, n_cells, n_subvectors
 from retrieval.row_set import RowSet
 
