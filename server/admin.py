@@ -13,7 +13,7 @@ from indexer.manifest import MANIFEST_FILE, BundleManifest
 from indexer.publish import list_bundles
 from server.admin_requests import read_activation, read_deletions, read_upserts
 from server.admission import Admission
-from server.answering import Answering, Context, in_thread, refusing_the_rest
+from server.answering import Answering, Context, refusing_the_rest
 from server.calls import model_versions_message
 from server.config import ServerConfig
 from server.messages import timestamp_message
@@ -21,6 +21,7 @@ from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.ranking import Run
 from server.requests import InvalidRequest
 from server.status import Violation
+from server.threads import in_thread
 from server.wire import Malformed
 
 DEFAULT_TIMEOUT_MS = 60_000.0  # of a call that brings no deadline: some hundred new texts take seconds to embed

@@ -1,11 +1,9 @@
-"""What every gRPC service does around its methods: deadlines, threads, and errors as callers may see them."""
+"""What every gRPC service does around its methods: deadlines, and errors as callers may see them."""
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
-from typing import Any, NoReturn, ParamSpec, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import grpc
 
@@ -24,7 +22,7 @@ from corpus.errors import (
 from server.config import ServerConfig
 from server.observing import observe
 from server.pb.tandem.search.v1 import search_pb2
-from server.ranking import Run, as_present
+from server.ranking import Run
 from server.requests import InvalidRequest
 from server.status import Violation, details_trailer
 from server.wire import Malformed
@@ -50,7 +48,6 @@ UNAVAILABLE = "a part of the server cannot be used at present, and its log says 
 INTERNAL = "unexpected error; the server's log says what happened"
 
 Context = grpc.aio.ServicerContext[Any, Any]
-P = ParamSpec("P")
 T = TypeVar("T")
 S = TypeVar("S")
 
@@ -138,23 +135,3 @@ def violations_in(failure: TandemError) -> list[Violation]:
     if isinstance(failure, InputError) and failure.field is not None:
         return [Violation(field=failure.field, description=str(failure))]
     return []
-
-
-async def in_thread(executor: Executor, run: Run, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Do work in a thread, unless its deadline passes while it waits there.
-
-    A caller that hangs up frees its place. Work that still waits is never run; what runs has no time left from then on.
-    """
-    queued = time.perf_counter()
-
-    def begin() -> T:
-        run.note("wait", queued)
-        run.check_time()
-        with as_present(run):
-            return work(*args, **kwargs)
-
-    try:
-        return await asyncio.wrap_future(executor.submit(begin))
-    except asyncio.CancelledError:
-        run.cancel()
-        raise

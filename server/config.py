@@ -52,7 +52,9 @@ class ServerConfig(Section):
     default_page_size: int = Field(default=10, ge=1)  # results, where a request names no number
     max_page_size: int = Field(default=100, ge=1)  # the most that a request may ask for
     page_ttl_s: float = Field(default=600.0, gt=0)  # how long a next_page_token is honoured
-    max_ranked_windows: int = Field(default=10_000, ge=1)  # answers kept for paging; the oldest go first
+    # no ranking outlives what it depends on (decision 15): this bounds what nobody has thought of
+    repeat_ttl_s: float = Field(default=300.0, ge=0)  # how long a ranking answers repeated searches; 0: it never does
+    ranking_cache_mib: int = Field(default=96, ge=1)  # rankings kept for both, about 10 KB each; the oldest go first
 
     default_timeout_ms: float = Field(default=1000.0, gt=0)  # budget of a call that brings no deadline
     reserve_ms: float = Field(default=10.0, ge=0)  # kept back from the caller's deadline for presenting

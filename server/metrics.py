@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from indexer.manifest import BundleManifest
 from server.admission import Admission
 from server.breaker import Breaker, Breakers
+from server.kept_rankings import KeptRankings
 from server.listening import cannot_listen, split_address
 from server.observing import FinishedCall
 from server.ranking import DegradationReason
@@ -132,6 +133,7 @@ class Metrics:
         manifest: Callable[[], BundleManifest],
         n_live: Callable[[], int],
         searching: Searching,
+        rankings: KeptRankings,
         expires: Callable[[], datetime | None],
     ) -> None:
         """Read what a server knows of itself whenever somebody asks.
@@ -141,10 +143,11 @@ class Metrics:
             manifest: Tells which bundle answers new calls.
             n_live: Counts the items that differ from it.
             searching: The models' owners, and what is kept of what the models said.
+            rankings: What is kept of whole searches.
             expires: Tells when the certificate ends; None without one.
         """
         self._state.queues, self._state.manifest, self._state.expires = queues, manifest, expires
-        self.registry.register(_Models(searching))
+        self.registry.register(_Models(searching, rankings))
         self._live_items.set_function(n_live)
         self._busy.set_function(lambda: searching.busy_s)
 
@@ -201,8 +204,9 @@ class _State(Collector):
 class _Models(Collector):
     """What the models' owners and the caches know of themselves, read when somebody asks."""
 
-    def __init__(self, searching: Searching) -> None:
+    def __init__(self, searching: Searching, rankings: KeptRankings) -> None:
         self._searching = searching
+        self._rankings = rankings
 
     def collect(self) -> Iterable[Metric]:
         sizes = HistogramMetricFamily(
@@ -224,10 +228,12 @@ class _Models(Collector):
             waiting.add_metric([owner.name], owner.n_waiting)
             dropped.add_metric([owner.name, "expired"], owner.n_expired)
             dropped.add_metric([owner.name, "cancelled"], owner.n_cancelled)
-        hits = CounterMetricFamily("tandem_cache_hits", "Answers of a model that were still known.", labels=["cache"])
-        misses = CounterMetricFamily("tandem_cache_misses", "Answers of a model that were not.", labels=["cache"])
+        hits = CounterMetricFamily(
+            "tandem_cache_hits", "Answers of a model, or whole rankings, that were still known.", labels=["cache"]
+        )
+        misses = CounterMetricFamily("tandem_cache_misses", "Those that were not.", labels=["cache"])
         size = GaugeMetricFamily("tandem_cache_bytes", "Memory of known answers, about.", labels=["cache"])
-        for each in self._searching.caches:
+        for each in (*self._searching.caches, self._rankings):
             hits.add_metric([each.name], each.n_hits)
             misses.add_metric([each.name], each.n_misses)
             size.add_metric([each.name], each.size_bytes)

@@ -3,6 +3,7 @@
 Everything around it lives elsewhere: validation in ``requests.py``, threads, admission and paging in ``service.py``.
 """
 
+import itertools
 import logging
 import time
 from collections.abc import Collection, Iterable, Sequence
@@ -32,6 +33,7 @@ from server.wishes import Spelling
 
 logger = logging.getLogger(__name__)
 
+_NUMBERS = itertools.count()
 RERANKER_FAILED = "a part of the second stage failed; this is the order without it"
 NO_HISTORY = "the history could not be read; ordered without it"
 NO_PROBABILITY = "how likely the items are to be bought is not known, so that the less likely ones are not left out"
@@ -65,6 +67,7 @@ class Pipeline:
             breakers: What is known of parts that fail; None: nothing.
         """
         self.bundle = bundle
+        self.number = next(_NUMBERS)  # no other pipeline of the process has it: it stands for the snapshot searched
         self.breakers = breakers or Breakers()
         self._histories = histories
         self._hides = hide_out_of_stock
@@ -94,8 +97,7 @@ class Pipeline:
             UnknownItem: If the results are to be like an item that the catalogue lacks.
         """
         run.check_time()
-        with run.stage("history"):
-            history = self._recall(task, run)
+        history = self.recall(task, run) if task.events is None else task.events
         with run.stage("filter"):
             left_out = self._rows_of(task.excluded)
             allowed = self._selection.rows(task.filter, category=task.category, without=left_out)
@@ -148,8 +150,7 @@ class Pipeline:
             DeadlineExceeded: If the deadline passes before anything is known of the items.
         """
         run.check_time()
-        with run.stage("history"):
-            history = self._recall(task, run)
+        history = self.recall(task, run) if task.events is None else task.events
         with run.stage("retrieve"):
             task = replace(task, retrieval_depth=len(rows), rerank_depth=len(rows))
             source = open_source(self.bundle, task, history)
@@ -194,7 +195,17 @@ class Pipeline:
             facets.append(count_facet(spec, found[wanted], self.bundle.columns))
         return tuple(facets)
 
-    def _recall(self, task: SearchTask, run: Run) -> Sequence[HistoryEvent]:
+    def recall(self, task: SearchTask, run: Run) -> tuple[HistoryEvent, ...]:
+        """Return the history that a search is to be answered with, the events of its visit first.
+
+        Args:
+            task: Brings the history along, or says whose is to be looked up; of an anonymous shopper it is empty.
+            run: The clock; degraded if the history cannot be read.
+        """
+        with run.stage("history"):
+            return self._recall(task, run)
+
+    def _recall(self, task: SearchTask, run: Run) -> tuple[HistoryEvent, ...]:
         if task.events is not None:
             return task.events
         if task.shopper is None:
@@ -216,7 +227,7 @@ class Pipeline:
         if task.session is None:
             return history
         # stable: newest first within the visit, and behind it
-        return sorted(history, key=lambda event: event.session_id != task.session)
+        return tuple(sorted(history, key=lambda event: event.session_id != task.session))
 
     def _correct(self, task: SearchTask) -> str | None:
         return self.bundle.retriever.correct(task.query) if task.query and task.spelling is not Spelling.OFF else None

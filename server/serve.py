@@ -34,9 +34,10 @@ from server.opening import open_current, open_tracing, warm
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.pipeline import Pipeline
 from server.searching import Searching
-from server.service import SearchService, Threads
+from server.service import SearchService
 from server.sharing import Share
 from server.siblings import Siblings
+from server.threads import Threads
 from server.wire import TolerantReading
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class TandemServer:
             manifest=lambda: self._service.pipeline.bundle.manifest,
             n_live=lambda: updates.n_changed,
             searching=searching,
+            rankings=self._service.rankings,
             expires=lambda: access.tls.certificate.not_after if access.tls is not None else None,
         )
         self._metrics.watch_breakers(lambda: self._service.pipeline.breakers)

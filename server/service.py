@@ -1,39 +1,30 @@
-"""The searching gRPC service: admission, threads and paging around the pipeline."""
+"""The gRPC services: admission, threads, paging and errors around the pipeline."""
 
 import asyncio
 import logging
 from collections.abc import Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import grpc
 
 from corpus.errors import ArtefactError, TandemError
 from server.admission import Admission
-from server.answering import INTERNAL, Answering, Context, in_thread, refusing_the_rest, status_of, violations_in
+from server.answering import INTERNAL, Answering, Context, refusing_the_rest, status_of, violations_in
+from server.answers import Answers, Asked
 from server.call_requests import check_batch, read_deleted_shoppers, read_embed, read_rerank, read_suggest
 from server.calls import TEXTS_AT_A_TIME, Towers, model_versions_message, rerank, suggest
 from server.config import ServerConfig
 from server.histories import Histories
 from server.messages import degradation_messages, facet_messages, result_messages
-from server.page_tokens import KeptAnswers, page_token
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
-from server.pipeline import Pipeline, present
-from server.ranking import Hit, RankedWindow, Run
-from server.requests import SearchCall, read_events, read_search
+from server.pipeline import Pipeline
+from server.ranking import Run
+from server.requests import read_events, read_search
 from server.siblings import Siblings
+from server.threads import Threads, in_thread
 from server.wire import Malformed
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Threads:
-    """Where work is done that would hold up the event loop."""
-
-    search: Executor  # whole searches, side by side; they ask the owners of the models
-    disk: Executor  # writes events, fetches the items of further pages
 
 
 @refusing_the_rest
@@ -62,16 +53,19 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
         self._histories = histories
         self._threads = threads
         self._siblings = siblings
-        self._answers = KeptAnswers(
-            ttl_s=config.page_ttl_s,
-            max_answers=config.max_ranked_windows,
-            process=siblings.number if siblings is not None else None,
-        )
         self._searches = Admission(config.max_waiting_searches)
+        process = siblings.number if siblings is not None else None
+        self._answers = Answers(config, threads, self._searches, process=process)
         self._writes = Admission(config.max_waiting_searches)
         self._suggestions = Admission(config.max_waiting_searches)
         self._towers = Towers(n_threads=config.n_threads)
-        self.queues = {"search": self._searches, "events": self._writes, "suggest": self._suggestions}
+        self.queues = {
+            "search": self._searches,
+            "repeat": self._answers.repeats,
+            "events": self._writes,
+            "suggest": self._suggestions,
+        }
+        self.rankings = self._answers.rankings
 
     async def Search(
         self, request: search_pb2.SearchRequest | Malformed, context: Context
@@ -114,28 +108,26 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
         return await self._answer(self._delete_user, request, context)
 
     async def _search(self, request: search_pb2.SearchRequest, run: Run) -> search_pb2.SearchResponse:
-        return await self._found(request, read_search(request, self._config, now=datetime.now(UTC)), run)
+        call = read_search(request, self._config, now=datetime.now(UTC))
+        return await self._found(request, await self._answers.ask(self.pipeline, call, run), run)
 
-    async def _found(self, request: search_pb2.SearchRequest, call: SearchCall, run: Run) -> search_pb2.SearchResponse:
-        pipeline = self.pipeline  # this call's version, whatever is published meanwhile
-        with self._searches.admit(run.deadline if call.page_token is None else None):
-            if call.page_token is None:
-                window, hits = await in_thread(self._threads.search, run, _first_page, pipeline, call, run)
-                answer, offset = self._answers.keep(window, call.digest), call.offset
-            elif self._siblings is not None and (holder := self._siblings.holder_of(call.page_token)) is not None:
-                return await self._siblings.search(holder, request, run)
-            else:
-                answer, offset = self._answers.find(call.page_token, call.digest)
-                window = answer.window
-                hits = await in_thread(self._threads.disk, run, _page, window, offset, call.page_size, run)
-        end = offset + len(hits)
+    async def _found(self, request: search_pb2.SearchRequest, asked: Asked, run: Run) -> search_pb2.SearchResponse:
+        call = asked.call
+        if call.page_token is not None and self._siblings is not None:
+            holder = self._siblings.holder_of(call.page_token)
+            if holder is not None:
+                with self._searches.admit():
+                    return await self._siblings.search(holder, request, run)
+        answer = await self._answers.answer(asked, run)
+        window, hits, end = answer.kept.window, answer.hits, answer.end
+        has_more = hits and end < len(window.ranking)
         response = search_pb2.SearchResponse(
             results=result_messages(hits, call.item_fields),
             facets=facet_messages(window.facets),
             corrected_query=window.corrected_query,
             no_match=window.no_match,
             total_size=len(window.ranking),
-            next_page_token=page_token(answer.search_id, end) if end < len(window.ranking) and hits else "",
+            next_page_token=(self.rankings.token(answer.search_id, answer.kept, end, call.digest) if has_more else ""),
             search_id=answer.search_id,
             index_version=window.index_version,
             model_versions=search_pb2.ModelVersions(
@@ -178,22 +170,26 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
 
     async def _batch_search(self, request: search_pb2.BatchSearchRequest, run: Run) -> search_pb2.BatchSearchResponse:
         check_batch(request, self._config)
-        calls = [self._read_of_batch(each) for each in request.requests]
-        await self._embed_ahead([call for call in calls if isinstance(call, SearchCall)], run)
+        pipeline, runs = self.pipeline, [Run(deadline=run.deadline) for _ in request.requests]
+        asked = await asyncio.gather(
+            *(self._ask_of_batch(each, pipeline, its) for each, its in zip(request.requests, runs, strict=True))
+        )
+        await self._embed_ahead([one for one in asked if isinstance(one, Asked)], pipeline, run)
         # each takes a place and a turn of its own, so that a batch keeps nobody waiting longer than a single search
-        asked = zip(request.requests, calls, strict=True)
-        results = await asyncio.gather(*(self._one_of_batch(each, call, run.deadline) for each, call in asked))
+        each = zip(request.requests, asked, runs, strict=True)
+        results = await asyncio.gather(*(self._one_of_batch(*of_one) for of_one in each))
         return search_pb2.BatchSearchResponse(results=results)
 
-    def _read_of_batch(self, request: search_pb2.SearchRequest) -> SearchCall | TandemError:
+    async def _ask_of_batch(self, request: search_pb2.SearchRequest, pipeline: Pipeline, run: Run) -> Asked | Exception:
         try:
-            return read_search(request, self._config, now=datetime.now(UTC))
-        except TandemError as exc:
+            return await self._answers.ask(pipeline, read_search(request, self._config, now=datetime.now(UTC)), run)
+        except Exception as exc:  # its own answer says so
             return exc
 
-    async def _embed_ahead(self, calls: Sequence[SearchCall], run: Run) -> None:
+    async def _embed_ahead(self, asked: Sequence[Asked], pipeline: Pipeline, run: Run) -> None:
         """Let the encoder read the queries of a batch in one run; its searches find the embeddings in the cache."""
-        encoder = self.pipeline.bundle.retriever.encoder
+        encoder = pipeline.bundle.retriever.encoder
+        calls = [one.call for one in asked if one.known is None]
         queries = {call.task.query: None for call in calls if call.task.query and call.page_token is None}
         if len(queries) < 2 or not self._config.query_cache_mib:
             return
@@ -204,12 +200,12 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
             logger.debug("a batch was not embedded ahead: %s", type(exc).__qualname__)
 
     async def _one_of_batch(
-        self, request: search_pb2.SearchRequest, call: SearchCall | TandemError, deadline: float
+        self, request: search_pb2.SearchRequest, asked: Asked | Exception, run: Run
     ) -> search_pb2.BatchSearchResult:
         try:
-            if isinstance(call, TandemError):
-                raise call
-            return search_pb2.BatchSearchResult(response=await self._found(request, call, Run(deadline=deadline)))
+            if isinstance(asked, Exception):
+                raise asked
+            return search_pb2.BatchSearchResult(response=await self._found(request, asked, run))
         except TandemError as exc:
             code, message = status_of(exc)
             fields = [violation.field for violation in violations_in(exc)]
@@ -240,13 +236,3 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
         with self._writes.admit():
             n_deleted = await in_thread(self._threads.disk, run, self._histories.delete, shoppers)
         return search_pb2.DeleteUserResponse(n_deleted=n_deleted)
-
-
-def _first_page(pipeline: Pipeline, call: SearchCall, run: Run) -> tuple[RankedWindow, tuple[Hit, ...]]:
-    window = pipeline.search(call.task, run)
-    return window, _page(window, call.offset, call.page_size, run)
-
-
-def _page(window: RankedWindow, offset: int, page_size: int, run: Run) -> tuple[Hit, ...]:
-    with run.stage("present"):
-        return present(window, offset=offset, page_size=page_size)

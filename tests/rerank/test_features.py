@@ -1,5 +1,6 @@
 from collections.abc import Callable
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from math import log, log1p
 
 import numpy as np
@@ -238,6 +239,15 @@ def test_what_was_merely_shown_and_what_nobody_knows_is_no_history(compute: Comp
     got = compute(candidates(0, 4), history=(searched, *shown, *events(2, 99)))
     same(got["history_events"], 1, 1)
     same(got["chosen_before"], 0, 0)
+
+
+def test_no_feature_hangs_on_when_something_happened(compute: Compute):
+    """Answers to repeated searches live on it: see ``server.ranking_keys``."""
+    now = events(0, 1, 2, 1)
+    before = tuple(replace(event, timestamp=NOW - timedelta(days=day)) for day, event in enumerate(now, 1))
+    got, want = (compute(candidates(0, 4, 5), history=history) for history in (before, now))
+    for name in FEATURES:
+        same(got[name], *want[name])
 
 
 def test_a_history_of_unknown_items_is_no_history(compute: Compute):

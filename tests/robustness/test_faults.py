@@ -55,7 +55,7 @@ def answer_nan(self, pairs):
 
 @pytest.mark.parametrize("fault", [fail, answer_nan], ids=["raises", "NaN"])
 def test_a_broken_reranker_costs_its_order_alone_and_is_left_alone(own_store, serving, monkeypatch, fault, times):
-    with serving(own_store, score_cache_mib=0) as (server, client):
+    with serving(own_store, score_cache_mib=0, repeat_ttl_s=0.0) as (server, client):
         best = [hit.item.item_id for hit in client.search(QUERY, rerank_depth=0).results]
         n_run = 0
 
@@ -85,7 +85,7 @@ def test_a_reranker_ten_times_as_slow_reads_less_and_says_so(own_store, serving,
         time.sleep(9 * (time.monotonic() - began) + 0.1)
         return found
 
-    with serving(own_store, score_cache_mib=0) as (_, client):
+    with serving(own_store, score_cache_mib=0, repeat_ttl_s=0.0) as (_, client):
         search(client)  # the speed is known
         with monkeypatch.context() as patch:
             patch.setattr(PairScorer, "heads", slow)
@@ -104,7 +104,7 @@ def test_a_reranker_that_hangs_keeps_few_searches_waiting(own_store, serving, mo
         assert goes_on.wait(PATIENCE_S)
         return heads(self, pairs)
 
-    with serving(own_store, reserve_ms=500.0, score_cache_mib=0) as (server, client):
+    with serving(own_store, reserve_ms=500.0, score_cache_mib=0, repeat_ttl_s=0.0) as (server, client):
         search(client, 3)
         with monkeypatch.context() as patch:
             patch.setattr(PairScorer, "heads", hang)
@@ -251,7 +251,7 @@ def test_a_flapping_redis_costs_histories_while_it_is_away(own_store, serving, m
 
 
 def test_a_full_disk_costs_events_and_no_answers(own_store, serving):
-    with serving(own_store, score_cache_mib=0) as (server, client):
+    with serving(own_store, score_cache_mib=0, repeat_ttl_s=0.0) as (server, client):
         client.record_events([BOUGHT])
         writer = server._histories._writer
         n_pages = writer.execute("PRAGMA page_count").fetchone()[0]

@@ -44,7 +44,7 @@ async def watching(server, longest: list[float]) -> None:
 
 @pytest.mark.slow
 async def test_ten_times_the_capacity_is_refused_at_once_and_leaves_no_trace(own_store, serving, slow_reranker, times):
-    with serving(own_store, max_waiting_searches=N_PLACES, score_cache_mib=0) as (server, client):
+    with serving(own_store, max_waiting_searches=N_PLACES, score_cache_mib=0, repeat_ttl_s=0.0) as (server, client):
         caller = Caller(server.address, REQUESTS, timeout_s=20)
         await closed_loop(caller, n_callers=1, duration_s=0.5)
         crowd = await closed_loop(caller, n_callers=N_PLACES, duration_s=1.5)
@@ -77,7 +77,7 @@ async def test_ten_times_the_capacity_is_refused_at_once_and_leaves_no_trace(own
 
 @pytest.mark.slow
 async def test_with_too_little_time_answers_say_what_they_lack_or_do_not_come(own_store, serving, slow_reranker, times):
-    with serving(own_store, score_cache_mib=0) as (server, client):
+    with serving(own_store, score_cache_mib=0, repeat_ttl_s=0.0) as (server, client):
         found = await measure_deadlines(server.address, REQUESTS, n_calls=200 * times, n_callers=4, seed=11)
         assert (found.n_failed, found.n_unflagged) == (0, 0)
         assert found.n_late > 0  # 1 ms is too little for anybody

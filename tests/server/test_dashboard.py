@@ -10,6 +10,7 @@ import pytest
 from server.admission import Admission
 from server.config import ServerConfig
 from server.joint_metrics import JointMetrics
+from server.kept_rankings import KeptRankings
 from server.metrics import Metrics
 from server.observing import FinishedCall
 from server.ranking import Run
@@ -41,6 +42,7 @@ def known(bundle) -> dict[str, set[str]]:
         manifest=lambda: bundle.manifest,
         n_live=lambda: 0,
         searching=searching,
+        rankings=KeptRankings(page_ttl_s=60.0, repeat_ttl_s=60.0, max_bytes=1 << 20),
         expires=lambda: NOW,
     )
     run = Run(deadline=0.0, rerank_depth=1)

@@ -135,7 +135,7 @@ def test_what_answers_lack_is_counted_by_reason(own_store, serving, monkeypatch)
 
 
 def test_runs_of_the_models_and_what_they_were_spared_are_told(own_store, serving):
-    with serving(own_store) as (server, client):
+    with serving(own_store, repeat_ttl_s=0.0) as (server, client):
         for _ in range(2):
             client.search(QUERY, rerank_depth=7)
         server._searching.encoder.n_expired = 3

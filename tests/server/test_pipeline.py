@@ -270,6 +270,19 @@ class Blended:
         )
 
 
+@pytest.mark.parametrize("wanted", [{}, {"query": "", "category": ("shoes",)}], ids=["query", "category"])
+def test_no_order_hangs_on_when_something_happened(pipeline, wanted):
+    """Answers to repeated searches live on it: see ``server.ranking_keys``."""
+    rankings = [
+        pipeline.search(task(**wanted, events=history), endless()).ranking
+        for history in (HISTORY, tuple(dataclasses.replace(event, timestamp=NOW) for event in HISTORY), ())
+    ]
+    assert len(rankings[0]) > 5
+    np.testing.assert_array_equal(rankings[0].rows, rankings[1].rows)
+    np.testing.assert_array_equal(rankings[0].scores, rankings[1].scores)
+    assert not np.array_equal(rankings[0].scores, rankings[2].scores)
+
+
 def test_the_second_stage_may_order_all_candidates_also_those_it_did_not_read(bundle):
     blended = Blended()
     window = Pipeline(dataclasses.replace(bundle, reranker=blended), Histories()).search(task(), endless())
