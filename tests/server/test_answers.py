@@ -1,5 +1,6 @@
 """Repeated searches: what they are answered with, what they cost, and what ends them."""
 
+import base64
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -184,6 +185,18 @@ def test_a_deleted_shopper_is_answered_as_a_stranger(fresh):
     after = fresh.search(QUERY, user_id="ada")
     assert is_repeated(after)  # of the stranger's
     assert shown(after) == shown(stranger)
+
+
+def test_what_is_kept_names_neither_shopper_nor_query(running):
+    server, client = running
+    record(client, "canaryada", "i-03")
+    token = client.search("canaryquery shoe", user_id="canaryada", filter='brand != "canarybrand"').next_page_token
+    kept = [ranking for ranking, _ in server._service.rankings._kept.values()]
+    said = [repr((ranking.key, ranking.name, replace(ranking.window, items=None))) for ranking in kept]
+    assert len(said) == 1
+    said.append(repr(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))))
+    assert [text for text in said if "canary" in text] == []
+    assert "a-canary" in repr(replace(kept[0].window, items=None, corrected_query="a-canary"))  # a repr tells all
 
 
 def test_the_visit_s_events_come_first_in_the_key_as_in_the_history(fresh):
