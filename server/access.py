@@ -4,11 +4,10 @@ import ipaddress
 import logging
 from pathlib import Path
 
-import grpc
-
 from corpus.errors import ConfigError
 from server.api_keys import ApiKeys
 from server.config import ServerConfig
+from server.door import Layer
 from server.guard import Guard
 from server.rate_limit import CallerLimits, Limits, RateLimit
 from server.shared_limits import SharedCallerLimits
@@ -43,10 +42,11 @@ class Access:
                 lacking = " and ".join(["TLS"] * (self.tls is None) + ["API keys"] * (self.keys is None))
                 logger.warning("%s can be reached from other machines, without %s", address, lacking)
 
-    def guards(self, package: str) -> tuple[grpc.aio.ServerInterceptor, ...]:
-        """Return the interceptors that let callers in."""
-        keys = (Guard(package, self.keys),) if self.keys is not None else ()
-        limits = (RateLimit(package, self.limits),) if self.limits is not None else ()
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """What lets callers in: first by their keys, which tell the next who calls, then by how often they call."""
+        keys = (Guard(self.keys),) if self.keys is not None else ()
+        limits = (RateLimit(self.limits),) if self.limits is not None else ()
         return (*keys, *limits)
 
     def reload(self) -> None:

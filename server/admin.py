@@ -13,9 +13,10 @@ from indexer.manifest import MANIFEST_FILE, BundleManifest
 from indexer.publish import list_bundles
 from server.admin_requests import read_activation, read_deletions, read_upserts
 from server.admission import Admission
-from server.answering import Answering, Context, refusing_the_rest
+from server.answering import Answering, refusing_the_rest
 from server.calls import model_versions_message
 from server.config import ServerConfig
+from server.door import Context
 from server.messages import timestamp_message
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.ranking import Run

@@ -20,6 +20,7 @@ from corpus.errors import (
     VersionNotFound,
 )
 from server.config import ServerConfig
+from server.door import Context
 from server.observing import observe
 from server.pb.tandem.search.v1 import search_pb2
 from server.ranking import Run
@@ -47,7 +48,6 @@ PUBLIC = (InputError, DeadlineExceeded, Overloaded, UpdatesRefused, ActivationRe
 UNAVAILABLE = "a part of the server cannot be used at present, and its log says which; try again later"
 INTERNAL = "unexpected error; the server's log says what happened"
 
-Context = grpc.aio.ServicerContext[Any, Any]
 T = TypeVar("T")
 S = TypeVar("S")
 

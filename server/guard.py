@@ -1,14 +1,14 @@
 """Who may call: API keys, and what each is good for. Before a message is read, and without a word on what was wrong."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 
 from server.api_keys import ApiKeys, Scope
-from server.interceptors import PackageInterceptor, with_method
+from server.door import Context, Method
 
 UNAUTHENTICATED = "expected a valid API key as metadata `authorization: Bearer KEY`; `tandem keys add` makes one"
 AUTHORIZATION = "authorization"
@@ -27,34 +27,33 @@ SCOPES = {
 }
 
 
-class Guard(PackageInterceptor):
-    """Lets callers with a key in. Health and reflection are of other packages, and open to everybody."""
+class Guard:
+    """Lets callers with a key in. Health and reflection are other services, and open to everybody."""
 
-    def __init__(self, package: str, keys: ApiKeys) -> None:
-        """Guard the methods of a package.
+    def __init__(self, keys: ApiKeys) -> None:
+        """Guard nothing yet.
 
         Args:
-            package: Such as ``tandem.search.v1``.
             keys: Those that are accepted.
         """
-        super().__init__(package)
         self._keys = keys
 
-    def wrap(self, handler: Any, method: str, metadata: tuple[tuple[str, str | bytes], ...]) -> Any:  # noqa: ANN401
-        """Let the call through, or answer it with a refusal."""
-        presented = bearer_of(metadata)
-        key = self._keys.find(presented, now=datetime.now(UTC)) if presented is not None else None
-        if key is None:
-            return refusal(grpc.StatusCode.UNAUTHENTICATED, UNAUTHENTICATED)
-        scope = SCOPES.get(method, Scope.ADMIN)
-        if scope not in key.scopes:
-            return refusal(grpc.StatusCode.PERMISSION_DENIED, f"expected an API key with the scope {scope.value}")
+    def wrap(self, method: Method, rpc: str) -> Method:
+        """Let a call through, or refuse it, whatever it says."""
+        scope = SCOPES.get(rpc.replace(".", "/"), Scope.ADMIN)
 
-        async def let_in(request: Any, context: Any) -> Any:  # noqa: ANN401 - any message, a type private to grpc
+        async def guarded(data: bytes, context: Context) -> Any:  # noqa: ANN401 - any message
+            presented = bearer_of(context.invocation_metadata() or ())
+            key = self._keys.find(presented, now=datetime.now(UTC)) if presented is not None else None
+            if key is None:
+                await context.abort(grpc.StatusCode.UNAUTHENTICATED, UNAUTHENTICATED)
+            if scope not in key.scopes:
+                denied = f"expected an API key with the scope {scope.value}"
+                await context.abort(grpc.StatusCode.PERMISSION_DENIED, denied)
             _KEY_NAME.set(key.name)  # each call has a task of its own, and with it a context
-            return await handler.unary_unary(request, context)
+            return await method(data, context)
 
-        return with_method(handler, let_in)
+        return guarded
 
 
 def key_name_of() -> str | None:
@@ -62,18 +61,9 @@ def key_name_of() -> str | None:
     return _KEY_NAME.get()
 
 
-def bearer_of(metadata: Sequence[tuple[str, str | bytes]]) -> str | None:
+def bearer_of(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
     """Return the key that a call presents; None if there is none, or there are several."""
     values = [value for key, value in metadata if key == AUTHORIZATION]
     if len(values) != 1 or not isinstance(values[0], str) or not values[0].lower().startswith(BEARER):
         return None
     return values[0][len(BEARER) :]
-
-
-def refusal(code: grpc.StatusCode, message: str) -> Any:  # noqa: ANN401 - grpc's handler types are private
-    """Return a method that refuses, whatever it is sent."""
-
-    async def refuse(_request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
-        await context.abort(code, message)
-
-    return grpc.unary_unary_rpc_method_handler(refuse)

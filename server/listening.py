@@ -1,7 +1,6 @@
 """Where a server listens: addresses tried before anything expensive is done, and the gRPC servers behind them."""
 
 import socket
-from collections.abc import Sequence
 
 import grpc
 
@@ -91,18 +90,14 @@ def reserve(address: str, setting: str) -> tuple[socket.socket, str]:
     return kept, f"{host}:{kept.getsockname()[1]}"
 
 
-def grpc_server(
-    max_request_bytes: int, interceptors: Sequence[grpc.aio.ServerInterceptor], *, shares_port: bool = False
-) -> grpc.aio.Server:
+def grpc_server(max_request_bytes: int, *, shares_port: bool = False) -> grpc.aio.Server:
     """Make a server that listens nowhere yet.
 
     Args:
         max_request_bytes: A larger message breaks its call.
-        interceptors: The first sees a call first.
         shares_port: Whether other processes may listen where it does, each for its share of the connections.
     """
     return grpc.aio.server(
-        interceptors=list(interceptors),
         options=[
             ("grpc.so_reuseport", int(shares_port)),  # two servers on one port by mistake would each get half the calls
             ("grpc.max_receive_message_length", max_request_bytes),

@@ -2,14 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import grpc
 
-from server.interceptors import PackageInterceptor, with_method
+from server.door import Context, Method
 from server.ranking import Run
 
 _RUNS: ContextVar[list[Run] | None] = ContextVar("runs", default=None)  # of the call that is being answered
@@ -25,7 +25,7 @@ class FinishedCall:
     started_ns: int  # since 1970
     duration_s: float
     runs: Sequence[Run]  # clocks of the work done for it; none where it was refused before
-    metadata: tuple[tuple[str, str | bytes], ...]  # as the caller sent it
+    metadata: Callable[[], Iterable[tuple[str, str | bytes]] | None]  # as the caller sent it, if anybody asks
 
 
 class Observer(Protocol):
@@ -43,32 +43,29 @@ def observe(run: Run) -> None:
         runs.append(run)
 
 
-class Observing(PackageInterceptor):
-    """Tells observers of every call to the methods of one package, also of those that other interceptors refuse."""
+class Observing:
+    """Tells observers of every call to a service, also of those that layers behind this one refuse."""
 
-    def __init__(self, package: str, observers: Sequence[Observer]) -> None:
-        """Watch the methods of a package; unknown methods are nobody's.
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        """Watch nothing yet.
 
         Args:
-            package: Such as ``tandem.search.v1``.
             observers: Whom to tell.
         """
-        super().__init__(package)
         self._observers = tuple(observers)
 
-    def wrap(self, handler: Any, method: str, metadata: tuple[tuple[str, str | bytes], ...]) -> Any:  # noqa: ANN401
+    def wrap(self, method: Method, rpc: str) -> Method:
         """Take the time of each call, and its code."""
-        rpc = method.replace("/", ".")
 
-        async def observed(request: Any, context: Any) -> Any:  # noqa: ANN401 - any message, a type private to grpc
+        async def observed(data: bytes, context: Context) -> Any:  # noqa: ANN401 - any message
             runs: list[Run] = []
             _RUNS.set(runs)  # each call has a task of its own, and with it a context
             started_ns, began = time.time_ns(), time.perf_counter()
             code = grpc.StatusCode.OK
             try:
-                return await handler.unary_unary(request, context)
+                return await method(data, context)
             except asyncio.CancelledError:
-                remaining_s = context.time_remaining()
+                remaining_s = cast("float | None", context.time_remaining())
                 is_late = remaining_s is not None and remaining_s <= 0
                 code = grpc.StatusCode.DEADLINE_EXCEEDED if is_late else grpc.StatusCode.CANCELLED
                 raise
@@ -82,15 +79,15 @@ class Observing(PackageInterceptor):
                     started_ns=started_ns,
                     duration_s=time.perf_counter() - began,
                     runs=runs,
-                    metadata=metadata,
+                    metadata=context.invocation_metadata,
                 )
                 for observer in self._observers:
                     observer.finished(call)
 
-        return with_method(handler, observed)
+        return observed
 
 
-def _code_of(context: Any) -> grpc.StatusCode:  # noqa: ANN401 - a type private to grpc
+def _code_of(context: Context) -> grpc.StatusCode:
     """Return the code that a method failed with; without one it failed by an exception of its own."""
     code = context.code()
     found = code if isinstance(code, grpc.StatusCode) else _CODES.get(code, grpc.StatusCode.UNKNOWN)

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import grpc
 
+from server.door import Context, Method
 from server.guard import key_name_of
-from server.interceptors import PackageInterceptor, with_method
 from server.status import details_trailer
 
 MAX_CALLERS = 10_000  # remembered; the one that has not called for longest is forgotten, and may call anew
@@ -79,31 +79,29 @@ class Limits(Protocol):
         ...
 
 
-class RateLimit(PackageInterceptor):
+class RateLimit:
     """Refuses the calls of those who call too often. A caller is an API key or, where none is needed, an address."""
 
-    def __init__(self, package: str, limits: Limits) -> None:
-        """Limit the calls to methods of a package.
+    def __init__(self, limits: Limits) -> None:
+        """Limit nothing yet.
 
         Args:
-            package: Such as ``tandem.search.v1``; health has another, and is not limited.
             limits: Shared by all ports.
         """
-        super().__init__(package)
         self._limits = limits
 
-    def wrap(self, handler: Any, method: str, metadata: tuple[tuple[str, str | bytes], ...]) -> Any:  # noqa: ANN401
+    def wrap(self, method: Method, rpc: str) -> Method:
         """Ask before each call."""
 
-        async def limited(request: Any, context: Any) -> Any:  # noqa: ANN401 - any message, a type private to grpc
+        async def limited(data: bytes, context: Context) -> Any:  # noqa: ANN401 - any message
             name = key_name_of()
             wait_s = self._limits.take(f"key {name}" if name is not None else f"peer {peer_host(context.peer())}")
             if wait_s > 0:
                 code, message = grpc.StatusCode.RESOURCE_EXHAUSTED, "this caller calls too often; call again later"
                 await context.abort(code, message, details_trailer(code, message, retry_after_ms=wait_s * 1000))
-            return await handler.unary_unary(request, context)
+            return await method(data, context)
 
-        return with_method(handler, limited)
+        return limited
 
 
 def refilled(tokens: float, passed_s: float, *, rate: float, capacity: float) -> float:

@@ -25,20 +25,19 @@ from server.access import Access
 from server.activation import Activation
 from server.admin import IndexAdminService
 from server.config import ServerConfig
+from server.door import open_door
 from server.health import ADMIN_SERVICE, SEARCH_SERVICE, Readiness
 from server.histories import Histories, open_histories
 from server.listening import grpc_server, listen, probe_all
 from server.metrics import Metrics, MetricsEndpoint
 from server.observing import Observer, Observing
 from server.opening import open_current, open_tracing, warm
-from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.pipeline import Pipeline
 from server.searching import Searching
 from server.service import SearchService
 from server.sharing import Share
 from server.siblings import Siblings
 from server.threads import Threads
-from server.wire import TolerantReading
 
 if TYPE_CHECKING:
     from server.tracing import Tracing
@@ -105,16 +104,11 @@ class TandemServer:
         self._endpoint: MetricsEndpoint | None = None
         self._tracing = tracing
         observers: list[Observer] = [self._metrics, *([tracing] if tracing is not None else [])]
-        package = search_pb2.DESCRIPTOR.package
-        interceptors = (
-            Observing(package, observers),
-            *access.guards(package),
-            TolerantReading(package),
-        )
-        self._server = grpc_server(MAX_REQUEST_BYTES, interceptors, shares_port=share is not None)
-        search_pb2_grpc.add_SearchServiceServicer_to_server(self._service, self._server)  # type: ignore[no-untyped-call]
-        self._admin_server = grpc_server(MAX_UPDATE_BYTES, interceptors, shares_port=share is not None)
-        search_pb2_grpc.add_IndexAdminServiceServicer_to_server(self._admin, self._admin_server)  # type: ignore[no-untyped-call]
+        layers = (Observing(observers), *access.layers)
+        self._server = grpc_server(MAX_REQUEST_BYTES, shares_port=share is not None)
+        open_door(self._server, self._service, layers)
+        self._admin_server = grpc_server(MAX_UPDATE_BYTES, shares_port=share is not None)
+        open_door(self._admin_server, self._admin, layers)
         for server, service in ((self._server, SEARCH_SERVICE), (self._admin_server, ADMIN_SERVICE)):
             health_pb2_grpc.add_HealthServicer_to_server(self._readiness.servicer, server)
             names = (service, health.SERVICE_NAME, reflection.SERVICE_NAME)

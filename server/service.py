@@ -9,11 +9,12 @@ import grpc
 
 from corpus.errors import ArtefactError, TandemError
 from server.admission import Admission
-from server.answering import INTERNAL, Answering, Context, refusing_the_rest, status_of, violations_in
+from server.answering import INTERNAL, Answering, refusing_the_rest, status_of, violations_in
 from server.answers import Answers, Asked
 from server.call_requests import check_batch, read_deleted_shoppers, read_embed, read_rerank, read_suggest
 from server.calls import TEXTS_AT_A_TIME, Towers, model_versions_message, rerank, suggest
 from server.config import ServerConfig
+from server.door import Context
 from server.histories import Histories
 from server.messages import degradation_messages, facet_messages, result_messages
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc

@@ -36,7 +36,7 @@ class Siblings:
         """
         self.number = share.number
         self._share = share
-        self._server = grpc_server(max_request_bytes, ())
+        self._server = grpc_server(max_request_bytes)
 
     async def begin(self, service: search_pb2_grpc.SearchServiceServicer) -> None:
         """Let siblings ask a service of this process.

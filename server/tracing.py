@@ -52,7 +52,7 @@ class Tracing:
 
     def finished(self, call: FinishedCall) -> None:
         """Make the spans of a call, with the times that it had."""
-        carrier = {name: value for name, value in call.metadata if name in HEADERS and isinstance(value, str)}
+        carrier = {name: value for name, value in call.metadata() or () if name in HEADERS and isinstance(value, str)}
         service, _, method = call.rpc.partition(".")
         span = self._tracer.start_span(
             call.rpc,
