@@ -21,8 +21,8 @@ from server.messages import timestamp_message
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.ranking import Run
 from server.requests import InvalidRequest
+from server.search_threads import in_thread
 from server.status import Violation
-from server.threads import in_thread
 from server.wire import Malformed
 
 DEFAULT_TIMEOUT_MS = 60_000.0  # of a call that brings no deadline: some hundred new texts take seconds to embed

@@ -14,6 +14,8 @@ from corpus.errors import Overloaded
 SHARE = 0.7  # of the time that a call has left, within which its answer must be expected: paces vary
 MEMORY = 0.9  # what the known pace counts beside a new measurement
 
+TOO_LATE = "the calls before this one leave it too little time; call again a little later"
+
 
 class Admission:
     """A bounded number of calls in the house. For one thread only: the event loop's."""
@@ -25,6 +27,7 @@ class Admission:
             limit: Calls admitted at once, waiting and being answered.
         """
         self.limit = limit
+        self._full = f"all {limit} places are taken; call again a little later"
         self._n_inside = 0
         self._n_refused = 0
         self._n_paced = 0  # of those inside, the ones that tell the pace
@@ -41,6 +44,22 @@ class Admission:
         """Calls that were not let in, since the house was opened."""
         return self._n_refused
 
+    def obstacle(self, deadline: float | None = None) -> str | None:
+        """Say why a call would not be let in now; None if it would be.
+
+        Args:
+            deadline: As for ``admit``.
+        """
+        if self._n_inside >= self.limit:
+            return self._full
+        if deadline is not None and self._is_hopeless(deadline):
+            return TOO_LATE
+        return None
+
+    def note_refusal(self) -> None:
+        """Count a call that was not let in."""
+        self._n_refused += 1
+
     @contextmanager
     def admit(self, deadline: float | None = None) -> Iterator[None]:
         """Hold a place while a call is answered.
@@ -51,12 +70,10 @@ class Admission:
         Raises:
             Overloaded: If all places are taken, or those inside leave the call too little time.
         """
-        if self._n_inside >= self.limit:
-            self._n_refused += 1
-            raise Overloaded(f"all {self.limit} places are taken; call again a little later")
-        if deadline is not None and self._is_hopeless(deadline):
-            self._n_refused += 1
-            raise Overloaded("the calls before this one leave it too little time; call again a little later")
+        obstacle = self.obstacle(deadline)
+        if obstacle is not None:
+            self.note_refusal()
+            raise Overloaded(obstacle)
         is_paced = deadline is not None
         if is_paced and not self._n_paced:
             self._since = time.monotonic()

@@ -86,12 +86,16 @@ class Answering:
         """Whether no call is being answered."""
         return self._n_calls == 0
 
-    async def _answer(self, method: Callable[[Any, Run], Awaitable[T]], request: object, context: Context) -> T:
-        """Run a method within the caller's deadline; turn what it raises into a gRPC status."""
+    def deadline_of(self, context: Context) -> float:
+        """Return when a call's answer must be ready to be sent, in ``time.monotonic()`` seconds."""
         budget_s = cast("float | None", context.time_remaining())  # None without a deadline, whatever the stubs say
         if budget_s is None:
             budget_s = self._default_timeout_ms / 1000
-        run = Run(deadline=time.monotonic() + budget_s - self._config.reserve_ms / 1000)
+        return time.monotonic() + budget_s - self._config.reserve_ms / 1000
+
+    async def _answer(self, method: Callable[[Any, Run], Awaitable[T]], request: object, context: Context) -> T:
+        """Run a method within the caller's deadline; turn what it raises into a gRPC status."""
+        run = Run(deadline=self.deadline_of(context))
         observe(run)
         self._n_calls += 1
         try:

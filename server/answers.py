@@ -14,7 +14,7 @@ from server.pipeline import Pipeline, present
 from server.ranking import Hit, RankedWindow, Run
 from server.ranking_keys import RankingKeys
 from server.requests import SearchCall
-from server.threads import Threads, in_thread
+from server.search_threads import Threads, in_thread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,14 @@
-"""The threads on which whole searches run side by side, and for how long each has been at its present work."""
+"""The threads on which work for calls is done: whole searches side by side, and whatever waits for a disk."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
+
+from server.ranking import Run, as_present
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,3 +52,31 @@ class SearchThreads(ThreadPoolExecutor):
                 del self._begun[mine]
 
         return super().submit(watched)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threads:
+    """Where work is done that would hold up the event loop."""
+
+    search: Executor  # whole searches, side by side; they ask the owners of the models
+    disk: Executor  # reads and writes histories, fetches the items of pages whose ranking is there
+
+
+async def in_thread(executor: Executor, run: Run, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do work in a thread, unless its deadline passes while it waits there.
+
+    A caller that hangs up frees its place. Work that still waits is never run; what runs has no time left from then on.
+    """
+    queued = time.perf_counter()
+
+    def begin() -> T:
+        run.note("wait", queued)
+        run.check_time()
+        with as_present(run):
+            return work(*args, **kwargs)
+
+    try:
+        return await asyncio.wrap_future(executor.submit(begin))
+    except asyncio.CancelledError:
+        run.cancel()
+        raise

@@ -33,11 +33,11 @@ from server.metrics import Metrics, MetricsEndpoint
 from server.observing import Observer, Observing
 from server.opening import open_current, open_tracing, warm
 from server.pipeline import Pipeline
+from server.search_threads import Threads
 from server.searching import Searching
 from server.service import SearchService
 from server.sharing import Share
 from server.siblings import Siblings
-from server.threads import Threads
 
 if TYPE_CHECKING:
     from server.tracing import Tracing
@@ -106,7 +106,7 @@ class TandemServer:
         observers: list[Observer] = [self._metrics, *([tracing] if tracing is not None else [])]
         layers = (Observing(observers), *access.layers)
         self._server = grpc_server(MAX_REQUEST_BYTES, shares_port=share is not None)
-        open_door(self._server, self._service, layers)
+        open_door(self._server, self._service, (*layers, self._service.room))
         self._admin_server = grpc_server(MAX_UPDATE_BYTES, shares_port=share is not None)
         open_door(self._admin_server, self._admin, layers)
         for server, service in ((self._server, SEARCH_SERVICE), (self._admin_server, ADMIN_SERVICE)):

@@ -21,8 +21,9 @@ from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.pipeline import Pipeline
 from server.ranking import Run
 from server.requests import read_events, read_search
+from server.room import Room
+from server.search_threads import Threads, in_thread
 from server.siblings import Siblings
-from server.threads import Threads, in_thread
 from server.wire import Malformed
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
         self._threads = threads
         self._siblings = siblings
         self._searches = Admission(config.max_waiting_searches)
+        self.room = Room(self._searches, self.deadline_of, retry_after_ms=config.retry_after_ms)
         process = siblings.number if siblings is not None else None
         self._answers = Answers(config, threads, self._searches, process=process)
         self._writes = Admission(config.max_waiting_searches)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 import grpc
@@ -47,6 +48,18 @@ def details_trailer(
         return ()
     status = status_pb2.Status(code=code.value[0], message=message, details=[_packed(d) for d in details])
     return ((DETAILS_KEY, status.SerializeToString()),)
+
+
+@lru_cache(maxsize=32)
+def retry_trailer(code: grpc.StatusCode, message: str, retry_after_ms: float) -> tuple[tuple[str, bytes], ...]:
+    """Return the trailer of a call that is to be tried again; of the same few refusals, the same ones.
+
+    Args:
+        code: The call's status code.
+        message: The call's status message, of which there should be few.
+        retry_after_ms: When to try again.
+    """
+    return details_trailer(code, message, retry_after_ms=retry_after_ms)
 
 
 def violations_of(error: grpc.RpcError) -> tuple[Violation, ...]:
