@@ -11,6 +11,7 @@ from typing import ParamSpec, TypeVar
 from server.ranking import Run, as_present
 
 P = ParamSpec("P")
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -68,15 +69,28 @@ async def in_thread(executor: Executor, run: Run, work: Callable[P, T], *args: P
     A caller that hangs up frees its place. Work that still waits is never run; what runs has no time left from then on.
     """
     queued = time.perf_counter()
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
 
-    def begin() -> T:
-        run.note("wait", queued)
-        run.check_time()
-        with as_present(run):
-            return work(*args, **kwargs)
+    def begin() -> None:
+        try:
+            run.note("wait", queued)
+            run.check_time()
+            with as_present(run):
+                found = work(*args, **kwargs)
+        except BaseException as exc:  # thread boundary
+            loop.call_soon_threadsafe(_settle, answer.set_exception, answer, exc)
+        else:
+            loop.call_soon_threadsafe(_settle, answer.set_result, answer, found)
 
+    executor.submit(begin)  # its own future is not waited for: asyncio.wrap_future doubles what the way there costs
     try:
-        return await asyncio.wrap_future(executor.submit(begin))
+        return await answer
     except asyncio.CancelledError:
         run.cancel()
         raise
+
+
+def _settle(settle: Callable[[S], None], answer: "asyncio.Future[T]", outcome: S) -> None:
+    if not answer.cancelled():
+        settle(outcome)

@@ -1,8 +1,13 @@
+import asyncio
+import math
 import threading
+import time
 
 import pytest
 
-from server.search_threads import SearchThreads
+from corpus.errors import DeadlineExceeded
+from server.ranking import Run, present_run
+from server.search_threads import SearchThreads, in_thread
 
 
 @pytest.fixture
@@ -57,3 +62,48 @@ def test_the_longest_of_several_counts_until_it_ends(now):
         second.result(60)
     finally:
         threads.shutdown()
+
+
+@pytest.fixture
+def one():
+    """A single thread."""
+    with SearchThreads(1) as threads:
+        yield threads
+
+
+async def test_work_is_done_on_a_thread_for_its_run_and_its_outcome_comes_back(one):
+    run = Run(deadline=math.inf)
+    assert await in_thread(one, run, lambda number, *, plus: number + plus, 2, plus=3) == 5
+    assert await in_thread(one, run, lambda: present_run() is run)
+    assert await in_thread(one, run, threading.get_ident) != threading.get_ident()
+    assert set(run.timings_ms) == {"wait"}
+    with pytest.raises(ZeroDivisionError):
+        await in_thread(one, run, lambda: 1 / 0)
+
+
+async def test_work_whose_time_is_up_when_its_turn_comes_is_never_done(one):
+    with pytest.raises(DeadlineExceeded):
+        await in_thread(one, Run(deadline=time.monotonic() - 1), lambda: pytest.fail("ran"))
+
+
+async def test_who_hangs_up_is_let_go_at_once_and_what_waits_is_never_done(one):
+    entered, end, done = asyncio.Event(), threading.Event(), []
+    loop = asyncio.get_running_loop()
+
+    def work() -> None:
+        loop.call_soon_threadsafe(entered.set)
+        assert end.wait(60)
+        done.append("first")
+
+    runs = [Run(deadline=math.inf), Run(deadline=math.inf)]
+    first = asyncio.create_task(in_thread(one, runs[0], work))
+    second = asyncio.create_task(in_thread(one, runs[1], done.append, "second"))
+    await entered.wait()
+    for task in (first, second):
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert done == []
+    assert [run.is_cancelled for run in runs] == [True, True]
+    end.set()
+    assert await in_thread(one, Run(deadline=math.inf), list, done) == ["first"]
