@@ -28,7 +28,7 @@ from corpus.errors import ConfigError
 from retrieval.arrays import FloatArray
 from retrieval.config import IndexKind, VectorIndexConfig
 from retrieval.faiss_runtime import faiss
-from retrieval.index_choice import GIB, GRAPHS, MOST_LINKED, bytes_per_item
+from retrieval.index_choice import GIB, GRAPHS, MOST_LINKED, bytes_per_item, choose_kind
 from retrieval.index_tuning import (
     BREADTHS,
     RECALL_DEPTH,
@@ -82,7 +82,7 @@ def index(
             for n in counts
         },
     }
-    document["exponents"] = exponents(document["sizes"])
+    document["exponents"] = exponents(document["sizes"], document["dim"])
     document |= circumstances.document() | {"measured_at": datetime.now(UTC).isoformat(timespec="seconds")}
     document["versions"][PEER] = version(PEER)
     RESULTS.mkdir(exist_ok=True)
@@ -94,14 +94,18 @@ def index(
     typer.echo(f"written: {stem}.json, .md and .png")
 
 
-def exponents(measured: dict[str, Any]) -> dict[str, float]:
-    """Return b of latency ~ n^b for each kind, between its smallest and its largest size, at the lower recall."""
+def exponents(measured: dict[str, Any], dim: int) -> dict[str, float]:
+    """Return b of latency ~ n^b for each kind, between its smallest and its largest size, at the lower recall.
+
+    Beside the kinds stands ``auto``: of each size, the kind that a build chooses on this machine.
+    """
     found = {}
-    for kind in (*KINDS, PEER, "flat"):
+    automatic = {n: choose_kind(VectorIndexConfig(), int(n), dim) for n in measured}
+    for kind in ("auto", *KINDS, PEER, "flat"):
         points = [
             (int(n), at["p50"])
             for n, size in measured.items()
-            if (at := size.get(kind, {}).get("at", {}).get(f"{TARGETS[0]:g}"))
+            if (at := size.get(automatic[n] if kind == "auto" else kind, {}).get("at", {}).get(f"{TARGETS[0]:g}"))
         ]
         if len(points) > 1:
             (few, fast), (many, slow) = points[0], points[-1]

@@ -52,7 +52,14 @@ def index_markdown(document: dict[str, Any]) -> str:
             for kind, measured in size.items()
             for share, at in measured.get("filtered", {}).items()
         ]
-    lines += ["", "## How latency grows", "", "b of p50 ~ n^b at the lower recall, smallest to largest size:", ""]
+    lines += [
+        "",
+        "## How latency grows",
+        "",
+        "b of p50 ~ n^b at the lower recall, from the smallest to the largest "
+        "size that a kind was measured at; `auto` is what a build chooses at each size:",
+        "",
+    ]
     lines += [f"- {kind}: {b:.2f}" for kind, b in document["exponents"].items()] or ["- one size only"]
     lines += ["", "## Made-up items", "", "Cosine of an item with its nearest neighbour, by percentiles:", ""]
     lines += [

@@ -58,7 +58,9 @@ def test_growth_is_the_slope_between_the_smallest_and_the_largest_size():
         return {"at": {"0.95": {"p50": p50}}}
 
     sizes = {"100": {"flat": at(1.0), "hnsw": at(2.0)}, "10000": {"flat": at(100.0), "hnsw": at(4.0), "sq8": at(1.0)}}
-    assert exponents(sizes) == {"flat": 1.0, "hnsw": 0.151}  # log 2 / log 100
+    assert exponents(sizes, 8) == {"auto": 1.0, "flat": 1.0, "hnsw": 0.151}  # log 2 / log 100
+    larger = {"100": sizes["100"], "1000000": {"flat": at(1e4), "hnsw": at(10.0)}}
+    assert exponents(larger, 8)["auto"] == 0.25  # flat, then a graph
 
 
 def test_timings_and_bandwidth_are_of_real_work(monkeypatch):
@@ -111,7 +113,7 @@ def test_a_run_writes_its_results_and_a_second_one_measures_only_what_is_missing
         assert size["ivf_pq"]["at"]["0.99"]["recall"] > 0.9
         assert size["ivf_pq"]["curve"]
         assert size["flat"]["times_floor"] > 0
-    assert {"ivf_pq", "usearch", "flat"} == set(document["exponents"])
+    assert {"auto", "ivf_pq", "usearch", "flat"} == set(document["exponents"])
     assert document["versions"]["usearch"]
     assert document["machine"]["n_cores"] > 0
     text = (quick / "results" / "index.md").read_text()
