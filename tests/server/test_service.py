@@ -16,7 +16,7 @@ QUERY = "red acme shoe"
 
 
 def test_a_search_answers_with_items_scores_timings_and_versions(client, bundle):
-    response = client.search(QUERY)
+    response = client.search(f"{QUERY} of ours")  # that nobody else asked this server for: a new ranking
     assert [hit.rank for hit in response.results] == list(range(1, 11))
     assert len({hit.item.item_id for hit in response.results}) == 10
     for hit in response.results:

@@ -19,7 +19,7 @@ from tests.server.gates import QUERY
 ROOT = Path(__file__).parents[2]
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
-STAGES = ["wait", "history", "filter", "retrieve", "rerank", "present"]
+STAGES = ["history", "wait", "filter", "retrieve", "rerank", "present"]
 
 
 def search(server, query: str = QUERY, **headers: str) -> None:
