@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from corpus.columns import BoolArray, ItemColumns, NumberArray, TextColumn, fold, fold_path
+from corpus.columns import PATH_SEPARATOR, BoolArray, ItemColumns, NumberArray, TextColumn, fold, fold_path
 from corpus.errors import BadFilter
 from retrieval.filters import ANY, And, Comparison, Filter, Not, attribute_name
 from retrieval.row_set import RowSet
@@ -89,6 +89,16 @@ def _of_texts(node: Comparison, columns: ItemColumns) -> BoolArray:
     if node.operator in ("<", "<=", ">", ">="):
         return column.items_of(_COMPARE[node.operator](column.numbers, _as_number(node.value)))
     text = str(node.value)
+    is_prefix = text.endswith(ANY)
     key = (fold_path if is_path else fold)(text.removesuffix(ANY))
-    mask = column.items_in(*column.code_range(key, is_prefix=text.endswith(ANY)))
+    if is_prefix:
+        key += _whole_word_end(text.removesuffix(ANY), is_path=is_path)
+    mask = column.items_in(*column.code_range(key, is_prefix=is_prefix))
     return column.known & ~mask if node.operator == "!=" else mask
+
+
+def _whole_word_end(beginning: str, *, is_path: bool) -> str:
+    """Return what folding cuts off the end of a beginning: ``a *`` stands for what goes on behind the word."""
+    if is_path and beginning.rstrip().endswith(PATH_SEPARATOR):
+        return f" {PATH_SEPARATOR} "
+    return " " if beginning[-1:].isspace() else ""

@@ -1,10 +1,11 @@
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corpus.columns import ItemColumns
 from corpus.errors import BadFilter
-from corpus.items import ItemTable
+from corpus.items import Item, ItemTable
 from retrieval.filter_language import parse_filter
 from retrieval.filters import render, without
 from retrieval.predicates import matching_rows, number_column, text_column
@@ -22,6 +23,26 @@ def columns_of(items) -> ItemColumns:
 @given(CATALOGUES, filters())
 def test_a_filter_holds_for_the_items_for_which_it_holds_one_by_one(items, found):
     assert matching_rows(found, columns_of(items)).mask.tolist() == [holds(found, item) for item in items]
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ('brand = "a *"', [1]),
+        ('brand = "a*"', [0, 1, 2]),
+        ('brand = " *"', []),
+        ('category:"shoe > *"', [0]),
+        ('category:"shoe >*"', [0]),
+        ('category:"shoe*"', [0, 1, 2]),
+    ],
+)
+def test_a_beginning_that_ends_with_a_blank_ends_with_its_word(text, rows):
+    items = [
+        Item(item_id="0", title="t", brand="AND", category=("Shoe", "Boot")),
+        Item(item_id="1", title="t", brand="A Bit", category=("Shoes",)),
+        Item(item_id="2", title="t", brand="a", category=("Shoe care",)),
+    ]
+    assert np.flatnonzero(matching_rows(parse_filter(text), columns_of(items)).mask).tolist() == rows
 
 
 @few

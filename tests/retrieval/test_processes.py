@@ -45,7 +45,7 @@ data, config, out = sys.argv[1:]
 info = train_retriever(
     Prepared(Path(data)), RetrieverConfig.model_validate_json(config), Path(out), cache=Path(out) / "cache"
 )
-print(info.fingerprint)
+sys.stdout.write(info.fingerprint + "\\n")  # at once: two processes share the stream
 """
 
 
