@@ -18,11 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from rerank.lifts import lift
 from retrieval.arrays import FloatArray, IntArray, look_up
 from retrieval.traits import BRAND, CATEGORY, TITLE, Traits
 from retrieval.word_log import WordLog
-
-SMOOTHING = 2.0  # S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,14 +59,14 @@ def compare_words(log: WordLog, traits: Traits, query: str, rows: IntArray) -> M
             traits_weakest=unknown,
         )
     distinct, place = np.unique(number, return_inverse=True)
-    lift = _lifts(log, traits, asked, distinct)  # (n_words, n_distinct)
+    lifts = _lifts(log, traits, asked, distinct)  # (n_words, n_distinct)
     kind = traits.kinds[number]
     in_title = kind == TITLE
-    best = _best(item[in_title], lift[:, place[in_title]], n)
+    best = _best(item[in_title], lifts[:, place[in_title]], n)
     width = traits.n_kinds
     others = ~in_title
     cell = item[others] * width + kind[others]
-    summed = np.bincount(cell, weights=(lift.sum(axis=0)[place] * share)[others], minlength=n * width)
+    summed = np.bincount(cell, weights=(lifts.sum(axis=0)[place] * share)[others], minlength=n * width)
     told = np.bincount(cell, minlength=n * width) > 0
     of_kind = np.where(told, summed, np.nan).reshape(n, width)
     known = told.reshape(n, width).any(axis=1)
@@ -87,20 +86,19 @@ def _lifts(log: WordLog, traits: Traits, asked: IntArray, numbers: npt.NDArray[n
     usual = traits.usual[numbers].astype(np.float64)
     counted = np.stack([look_up(*log.chosen.of(word), numbers) for word in asked.tolist()])
     totals = log.totals[asked][:, traits.kinds[numbers]]
-    lifts: npt.NDArray[np.float64] = np.log((counted + SMOOTHING * usual) / ((totals + SMOOTHING) * usual))
-    return lifts
+    return lift(counted, totals, usual)
 
 
-def _best(item: IntArray, lift: npt.NDArray[np.float64], n: int) -> npt.NDArray[np.float64]:
+def _best(item: IntArray, lifts: npt.NDArray[np.float64], n: int) -> npt.NDArray[np.float64]:
     """Return the greatest lift of each word among each item's entries: float64 (n_words, n), NaN without any.
 
     Args:
         item: (n_entries,) ascending.
-        lift: (n_words, n_entries).
+        lifts: (n_words, n_entries).
         n: How many items there are.
     """
-    best = np.full((len(lift), n), np.nan)
+    best = np.full((len(lifts), n), np.nan)
     if len(item):
         begins = np.flatnonzero(np.diff(item, prepend=-1))
-        best[:, item[begins]] = np.maximum.reduceat(lift, begins, axis=1)
+        best[:, item[begins]] = np.maximum.reduceat(lifts, begins, axis=1)
     return best

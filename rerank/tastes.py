@@ -17,10 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from rerank.lifts import lift
 from retrieval.arrays import FloatArray, IntArray, look_up
 from retrieval.traits import BRAND, TITLE, Traits
-
-SMOOTHING = 2.0  # S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +49,11 @@ def compare_history(traits: Traits, history: IntArray, rows: IntArray) -> Taste:
     n[TITLE] = len(history)
     position, theirs, share = traits.entries(rows)
     usual, kind = traits.usual[theirs], traits.kinds[theirs]
-    lift = np.log((look_up(known, counts, theirs) + SMOOTHING * usual) / ((n[kind] + SMOOTHING) * usual))
+    lifts = lift(look_up(known, counts, theirs), n[kind], usual)
     property_of, word = kind >= BRAND, kind == TITLE
-    item, properties = position[property_of], lift[property_of]
+    item, properties = position[property_of], lifts[property_of]
     shares = share[property_of]
-    item_of_word, words = position[word], lift[word]
+    item_of_word, words = position[word], lifts[word]
     n_words = np.bincount(item_of_word, minlength=len(rows))
     return Taste(
         total=_sum(item, properties * shares, len(rows)),

@@ -61,8 +61,21 @@ def look_up(known: npt.NDArray[Any], values: npt.NDArray[Any], wanted: npt.NDArr
     """
     if not len(known):
         return np.zeros(len(wanted))
+    place, is_known = find_places(known, wanted)
+    return np.where(is_known, values[place], 0.0)
+
+
+def find_places(known: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> tuple[IntArray, npt.NDArray[np.bool_]]:
+    """Return where keys stand, int64 (n_wanted,), and which of them are known at all; a place is theirs only then.
+
+    Args:
+        known: (n,) keys, ascending, each once.
+        wanted: (n_wanted,) keys.
+    """
+    if not len(known):
+        return np.zeros(len(wanted), dtype=np.int64), np.zeros(len(wanted), dtype=np.bool_)
     place = np.searchsorted(known, wanted).clip(max=len(known) - 1)
-    return np.where(known[place] == wanted, values[place], 0.0)
+    return place, known[place] == wanted
 
 
 def check_depth(k: int) -> None:

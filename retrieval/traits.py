@@ -5,7 +5,6 @@ brands of one each, and each attribute is a kind of its own. Traits are known by
 item that changes while it is served finds its own without a dictionary of all texts.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,8 +16,9 @@ import numpy.typing as npt
 from corpus.columns import ItemColumns, TextColumn, fold, fold_path
 from corpus.errors import ArtefactError
 from corpus.items import Item, ItemTable
-from retrieval.arrays import FloatArray, IntArray
+from retrieval.arrays import FloatArray, IntArray, find_places
 from retrieval.lexical_text import segment_query
+from retrieval.query_log import query_hash
 from retrieval.ragged import Ragged
 
 TITLE, CATEGORY, BRAND, FIRST_ATTRIBUTE = 0, 1, 2, 3  # kinds
@@ -159,9 +159,7 @@ class Traits:
         told += [(FIRST_ATTRIBUTE, name, keys) for name, keys in values.items()]
         hashes = [trait_hash(kind, name, key) for kind, name, keys in told for key in keys]
         shares = [1.0 if kind == TITLE else 1 / len(keys) for kind, _, keys in told for _ in keys]
-        wanted = np.array(hashes, dtype=np.uint64)
-        places = np.searchsorted(self.hashes, wanted).clip(max=max(len(self.hashes) - 1, 0))
-        known = self.hashes[places] == wanted if len(self.hashes) else np.zeros(len(wanted), dtype=np.bool_)
+        places, known = find_places(self.hashes, np.array(hashes, dtype=np.uint64))
         return places[known].astype(np.int32), np.array(shares, dtype=np.float32)[known]
 
 
@@ -178,8 +176,7 @@ def trait_hash(kind: int, name: str, key: str) -> int:
         name: The attribute's folded name; empty for the others.
         key: The folded value.
     """
-    text = f"{min(kind, FIRST_ATTRIBUTE)}\0{name}\0{key}"
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+    return query_hash(f"{min(kind, FIRST_ATTRIBUTE)}\0{name}\0{key}")
 
 
 _Part = tuple[IntArray, Hashes, FloatArray, npt.NDArray[np.int32]]  # rows, hashes, shares, kinds; in parallel

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corpus.errors import ArtefactError
-from retrieval.arrays import FloatArray, IntArray
+from retrieval.arrays import FloatArray, IntArray, find_places
 from retrieval.query_log import query_hash
 from retrieval.ragged import Ragged
 from retrieval.traits import TITLE, Hashes, Traits, words
@@ -73,11 +73,8 @@ class WordLog:
     def find(self, query: str) -> IntArray:
         """Return the places of a query's words, those that the log knows: int64 (n,), n at most ``MAX_QUERY_WORDS``."""
         wanted = np.array([query_hash(word) for word in words(query)[:MAX_QUERY_WORDS]], dtype=np.uint64)
-        if not len(self.hashes):
-            return np.empty(0, dtype=np.int64)
-        places = np.searchsorted(self.hashes, wanted).clip(max=len(self.hashes) - 1)
-        found: IntArray = places[self.hashes[places] == wanted]
-        return found
+        places, known = find_places(self.hashes, wanted)
+        return places[known]
 
     def save(self, folder: Path) -> None:
         """Write all parts into a folder."""

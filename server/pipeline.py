@@ -1,6 +1,6 @@
 """One search, top to bottom: filter → retrieve → rerank → arrange → present.
 
-Everything around it lives elsewhere: validation in ``requests.py``, threads, admission and paging in ``service.py``.
+Everything around it lives elsewhere: validation in ``requests.py``, threads, admission and paging in ``answers.py``.
 """
 
 import itertools

@@ -1,6 +1,6 @@
 """The smaller calls, over real sockets."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import grpc
 import numpy as np
@@ -12,9 +12,8 @@ from retrieval.passages import passage
 from server.client_answers import FailedSearch
 from server.pb.tandem.search.v1 import search_pb2 as pb
 from server.status import violations_of
+from tests.server.callers import NOW, purchase
 from tests.server.gates import QUERY
-
-NOW = datetime.now(UTC)
 
 
 def violations(call) -> dict[str, str]:
@@ -25,13 +24,7 @@ def violations(call) -> dict[str, str]:
 
 
 def bought(item_id: str, user_id: str | None = None, minutes_ago: float = 1) -> Event:
-    return Event(
-        timestamp=NOW - timedelta(minutes=minutes_ago),
-        user_id=user_id,
-        session_id=None,
-        type=EventType.PURCHASE,
-        item_id=item_id,
-    )
+    return purchase(user_id, item_id, hours_ago=minutes_ago / 60)
 
 
 # DeleteUser
