@@ -66,7 +66,8 @@ def running_server(workspace: Workspace, overrides: Sequence[str]) -> Iterator[S
     ports = _free_ports(3)
     address, admin, metrics = (f"127.0.0.1:{port}" for port in ports)
     settings = [f"server.admin_address={admin}", f"server.metrics_address={metrics}"]
-    settings += ["server.repeat_ttl_s=0", *overrides]  # the same searches come again and again, and stand for new ones
+    # the same searches come again and again, and stand for new ones
+    settings += ["server.repeat_ttl_s=0", "server.query_cache_mib=0", "server.score_cache_mib=0", *overrides]
     command = [sys.executable, "-m", "server.cli", "serve", str(workspace.root), "--address", address]
     for setting in settings:
         command += ["--set", setting]

@@ -97,6 +97,11 @@ class PairScorer:
         """How many tokens it would read for others, before it reads anything that is asked for now."""
         return 0
 
+    @property
+    def busy_s(self) -> float:
+        """For how long it has been at its present run for others; 0 where nobody shares it."""
+        return 0.0
+
     def recall(self, pairs: Pairs, logits: FloatArray) -> list[int]:
         """Fill in what is known already; return the positions of all other pairs, ascending: here of all.
 

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 
 from corpus.errors import Overloaded
 
-SHARE = 0.7  # of the time that a call has left, within which its answer must be expected: paces vary
+SHARE = 0.5  # of the time left, within which an answer must be expected: at .7 most had no time for reranking
+SIDE_BY_SIDE = 2  # are let in whatever the pace: one alone does not tell how fast two are
 MEMORY = 0.9  # what the known pace counts beside a new measurement
 
 TOO_LATE = "the calls before this one leave it too little time; call again a little later"
@@ -88,8 +89,8 @@ class Admission:
             self._n_paced -= is_paced
 
     def _is_hopeless(self, deadline: float) -> bool:
-        """Tell whether a call's turn would come too late. An empty house tries, and so learns of better times."""
-        if self._pace_s is None or not self._n_paced:
+        """Tell whether a call's turn would come too late. A house nearly empty tries, and so learns of better times."""
+        if self._pace_s is None or self._n_paced < SIDE_BY_SIDE:
             return False
         return (self._n_paced + 1) * self._pace_s > SHARE * (deadline - time.monotonic())
 

@@ -93,6 +93,11 @@ class BatchingScorer(PairScorer):
         """See ``PairScorer.backlog``."""
         return self._owner.backlog()
 
+    @property
+    def busy_s(self) -> float:
+        """See ``PairScorer.busy_s``."""
+        return self._owner.busy_s
+
     def heads(self, pairs: Pairs) -> FloatArray:
         """See ``PairScorer.heads``.
 

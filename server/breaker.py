@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 PAUSE_S = 1.0  # for which a part is left alone
 N_FAILURES = 3  # in a row: one query that breaks a model is no broken model
-IN_VAIN_S = 0.1  # a part that had so long and brought nothing failed; one that had less had too little time
+STUCK_S = 0.25  # that a model may be at one run before searches that go without it call it broken
 
 
 class Breaker:

@@ -49,4 +49,4 @@ def open_door(server: grpc.aio.Server, service: object, layers: Sequence[Layer])
         for layer in reversed(layers):
             answer = layer.wrap(answer, f"{contract.name}.{method.name}")
         handlers[method.name] = grpc.unary_unary_rpc_method_handler(answer, response_serializer=write)
-    server.add_registered_method_handlers(contract.full_name, handlers)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(contract.full_name, handlers),))

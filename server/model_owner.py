@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from corpus.errors import DeadlineExceeded
+from server.priority import give_way
 from server.ranking import Run, present_run
 
 logger = logging.getLogger(__name__)
@@ -153,6 +154,7 @@ class ModelOwner:
         return latest if run is None else min(run.deadline, latest)
 
     def _work(self) -> None:
+        give_way()
         while self._run(self._next()):  # holds nothing while it waits: bundles are to go when they are swapped
             pass
 

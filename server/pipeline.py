@@ -5,7 +5,6 @@ Everything around it lives elsewhere: validation in ``requests.py``, threads, ad
 
 import itertools
 import logging
-import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,7 +23,7 @@ from retrieval.facets import Facet, count_facet
 from retrieval.filters import without
 from retrieval.row_set import RowSet
 from server.arrangement import arrange, cut
-from server.breaker import IN_VAIN_S, Breaker, Breakers
+from server.breaker import STUCK_S, Breaker, Breakers
 from server.explanations import contributions
 from server.ranking import DegradationReason, Hit, RankedWindow, Ranking, Run, SearchTask
 from server.selection import Selection
@@ -260,7 +259,6 @@ class Pipeline:
             return unread
         breaker = self.breakers.reranker
         is_asked = breaker.admits()
-        began = time.monotonic()
         try:
             deadline = run.midway if task.explain else run.deadline  # explaining takes time of its own
             reranked = reranker.rerank(
@@ -280,7 +278,7 @@ class Pipeline:
         run.n_reranked = reranked.n_scored
         run.rerank_depth = depth if reranked.n_wanted is None else reranked.n_wanted
         if is_asked:
-            _judge(breaker, reranked, time.monotonic() - began)
+            _judge(breaker, reranked, reranker.scorer.busy_s)
         if reranked.degraded == FAILED or not is_asked:
             run.degrade(DegradationReason.RERANKER_FAILED, RERANKER_FAILED)
         elif reranked.degraded is not None:
@@ -334,11 +332,11 @@ def _hit(window: RankedWindow, position: int, parts: Parts | None, place: int) -
     )
 
 
-def _judge(breaker: Breaker, reranked: Reranked, duration_s: float) -> None:
-    """Note whether the second stage works; that it read nothing in next to no time says nothing of it."""
-    in_vain = reranked.n_scored == 0 and duration_s > IN_VAIN_S  # it hangs, or is far too slow
-    if in_vain or reranked.n_scored > 0 or reranked.degraded != DEADLINE:
-        breaker.note(failed=in_vain or reranked.degraded == FAILED)
+def _judge(breaker: Breaker, reranked: Reranked, busy_s: float) -> None:
+    """Note whether the second stage works; that it had no time for one search among many says nothing of it."""
+    is_stuck = reranked.n_scored == 0 and busy_s > STUCK_S  # it hangs, or is far too slow
+    if is_stuck or reranked.n_scored > 0 or reranked.degraded != DEADLINE:
+        breaker.note(failed=is_stuck or reranked.degraded == FAILED)
 
 
 def _as_retrieved(candidates: Candidates, parts_of: PartsOf | None) -> Ranking:

@@ -1,8 +1,12 @@
 """What all searches of a server share: the threads that they run on, the models' owners, and what the models said."""
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
+from typing import ParamSpec, TypeVar
 
 from indexer.bundle import RERANKER_FOLDER, Bundle
 from rerank.scorer import BATCH_TOKENS
@@ -11,7 +15,11 @@ from server.batching import BatchingEncoder, BatchingScorer
 from server.caches import Cache
 from server.config import ServerConfig
 from server.model_owner import ModelOwner
+from server.priority import give_way
 from server.search_threads import SearchThreads
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Searching:
@@ -24,6 +32,7 @@ class Searching:
             config: How many searches run side by side, and how large caches are.
         """
         self.threads = SearchThreads(config.search_threads)
+        self._opening = ThreadPoolExecutor(1, thread_name_prefix="opening", initializer=give_way)
         self.encoder = self._owner("encoder", CPU_TOKEN_BUDGET)
         self.reranker = self._owner("reranker", BATCH_TOKENS)
         self._embeddings: Cache[tuple[str, str]] = Cache("embedding", config.query_cache_mib << 20)
@@ -39,6 +48,10 @@ class Searching:
         """For how long the longest of the present searches, and of the models' runs, has been going on."""
         return max(self.threads.busy_s, *(owner.busy_s for owner in self))
 
+    async def prepare(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Open or warm a bundle, on a thread that gives way, as do those on which models compute, which start there."""
+        return await asyncio.get_running_loop().run_in_executor(self._opening, partial(work, *args, **kwargs))
+
     def take(self, bundle: Bundle) -> Bundle:
         """Return a bundle whose models their owners run."""
         retriever, reranker = bundle.retriever, bundle.reranker
@@ -53,6 +66,7 @@ class Searching:
         for owner in self:
             owner.close()
         self.threads.shutdown(cancel_futures=True)
+        self._opening.shutdown(wait=False, cancel_futures=True)
 
     def _owner(self, name: str, token_budget: int) -> ModelOwner:
         return ModelOwner(name, token_budget=token_budget, n_searching=lambda: self.threads.n_running)

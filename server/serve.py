@@ -33,6 +33,7 @@ from server.metrics import Metrics, MetricsEndpoint
 from server.observing import Observer, Observing
 from server.opening import open_current, open_tracing, warm
 from server.pipeline import Pipeline
+from server.priority import give_way
 from server.search_threads import Threads
 from server.searching import Searching
 from server.service import SearchService
@@ -82,7 +83,8 @@ class TandemServer:
         )
         self._built = pipeline  # over the bundle as it was built
         self._updates = updates
-        self._updating = ThreadPoolExecutor(1, thread_name_prefix="updates")  # alone touches the two above
+        # alone touches the two above, and embeds items
+        self._updating = ThreadPoolExecutor(1, thread_name_prefix="updates", initializer=give_way)
         self._share = share
         self._siblings = Siblings(share, max_request_bytes=MAX_REQUEST_BYTES) if share is not None else None
         pipeline = pipeline.under(updates.bundle)
@@ -142,11 +144,13 @@ class TandemServer:
             probe_all(config)
         access = Access(config, workspace.root, share)
         tracing = open_tracing(config)
-        bundle = await asyncio.to_thread(open_current, workspace.bundles, config)
-        histories = await asyncio.to_thread(open_histories, config, workspace)
-        searching = Searching(config)
-        try:
-            pipeline = await asyncio.to_thread(warm, bundle, histories, config, searching)
+        with contextlib.ExitStack() as stack:
+            searching = Searching(config)
+            stack.callback(searching.close)
+            bundle = await searching.prepare(open_current, workspace.bundles, config)
+            histories = await asyncio.to_thread(open_histories, config, workspace)
+            stack.callback(histories.close)
+            pipeline = await searching.prepare(warm, bundle, histories, config, searching)
             updates = await asyncio.to_thread(
                 LiveUpdates, pipeline.bundle, workspace, max_changed=config.max_live_items, n_threads=config.n_threads
             )
@@ -165,10 +169,7 @@ class TandemServer:
             if opened is not None:
                 await opened()
             await server._listen()
-        except BaseException:
-            searching.close()
-            histories.close()
-            raise
+            stack.pop_all()
         server._following = asyncio.create_task(server._follow())
         await server._readiness.begin()
         return server
@@ -213,8 +214,9 @@ class TandemServer:
         current = await asyncio.to_thread(current_version, self._workspace.bundles)
         self._tried = current or self._tried
         if current != self.version:
-            bundle = await asyncio.to_thread(open_current, self._workspace.bundles, self._config)
-            await self._go_over(await asyncio.to_thread(warm, bundle, self._histories, self._config, self._searching))
+            prepare, config = self._searching.prepare, self._config
+            bundle = await prepare(open_current, self._workspace.bundles, config)
+            await self._go_over(await prepare(warm, bundle, self._histories, config, self._searching))
         return self.version
 
     async def _go_over(self, pipeline: Pipeline) -> None:
@@ -234,9 +236,10 @@ class TandemServer:
             try:
                 outcome = None if reason else await self._activation.judge(version)
                 if outcome is None or outcome.verdict != "refused":  # opened before anything points at it
+                    prepare, config = self._searching.prepare, self._config
                     folder = self._workspace.bundles / version
-                    bundle = await asyncio.to_thread(open_bundle, folder, n_threads=self._config.n_threads)
-                    pipeline = await asyncio.to_thread(warm, bundle, self._histories, self._config, self._searching)
+                    bundle = await prepare(open_bundle, folder, n_threads=config.n_threads)
+                    pipeline = await prepare(warm, bundle, self._histories, config, self._searching)
                 await asyncio.to_thread(self._activation.publish, version, outcome, reason)
             except (ArtefactError, DeviceUnavailable) as exc:
                 raise ActivationRefused(f"{exc}; {self.version} is still served") from exc

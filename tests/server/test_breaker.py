@@ -2,6 +2,7 @@ import time
 
 import pytest
 
+from corpus.errors import DeadlineExceeded
 from rerank.scorer import PairScorer
 from server.breaker import Breaker
 from server.pipeline import Pipeline
@@ -96,8 +97,9 @@ def test_a_reranker_that_fails_thrice_is_asked_no_more_until_the_pause_is_over(b
     assert not pipeline.breakers.reranker.is_open
 
 
-def test_too_little_time_is_no_failure_of_the_reranker(bundle, monkeypatch):
-    monkeypatch.setattr("server.pipeline.IN_VAIN_S", 60.0)
+@pytest.mark.parametrize("busy_s", [0.0, 0.2])  # 0.2: with the searches before
+def test_too_little_time_is_no_failure_of_the_reranker(bundle, monkeypatch, busy_s):
+    monkeypatch.setattr(PairScorer, "busy_s", busy_s)
     pipeline = Pipeline(bundle, Histories())
     retrieve = bundle.retriever.retrieve
     for _ in range(4):
@@ -114,8 +116,8 @@ def test_too_little_time_is_no_failure_of_the_reranker(bundle, monkeypatch):
     assert not pipeline.breakers.reranker.is_open
 
 
-def test_a_reranker_that_brings_nothing_in_its_time_is_left_alone(bundle, monkeypatch):
-    monkeypatch.setattr("server.pipeline.IN_VAIN_S", 0.0)
+def test_a_reranker_that_does_not_come_back_is_left_alone(bundle, monkeypatch):
+    monkeypatch.setattr(PairScorer, "busy_s", 0.3)
     reranker = bundle.reranker
     monkeypatch.setattr(reranker, "clock", lambda: float("inf"))  # no time is left when it looks first
     pipeline = Pipeline(bundle, Histories())
@@ -124,6 +126,20 @@ def test_a_reranker_that_brings_nothing_in_its_time_is_left_alone(bundle, monkey
         assert DegradationReason.DEADLINE in reasons(pipeline)
     assert pipeline.breakers.reranker.is_open
     assert DegradationReason.RERANKER_FAILED in reasons(pipeline)
+
+
+def test_a_turn_that_does_not_come_in_time_is_no_failure_of_the_reranker(bundle, monkeypatch):
+    def wait_in_vain(*_: object) -> None:
+        time.sleep(0.15)
+        raise DeadlineExceeded("others came first")
+
+    monkeypatch.setattr(PairScorer, "heads", wait_in_vain)
+    monkeypatch.setattr(PairScorer, "busy_s", 0.05)  # with the one who is served now
+    pipeline = Pipeline(bundle, Histories())
+    pipeline.breakers.history.note(failed=False)
+    for _ in range(4):
+        assert DegradationReason.DEADLINE in reasons(pipeline)
+    assert not pipeline.breakers.reranker.is_open
 
 
 def test_metrics_tell_what_is_left_alone(own_store, serving, monkeypatch):
