@@ -1,5 +1,6 @@
 """A bundle in memory: everything that one version of the server answers from."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -109,22 +110,22 @@ def open_bundle(folder: Path, *, n_threads: int | None = None, verify: bool = Tr
     """
     manifest = verify_bundle(folder) if verify else read_manifest(folder)
     build, stage = _sections(manifest)
+    helper = ThreadPoolExecutor(1)  # compiling the one model takes about as long as all that comes before the other
     try:
-        items = ItemTable.read(folder / ITEMS_FILE)
-        columns = ItemColumns.of(items)
-        encoder = get_encoder(
+        opening = helper.submit(
+            get_encoder,
             folder / ENCODER_FOLDER,
             build.engine,
             max_tokens=stage.max_query_tokens,
             dim=stage.dim,
             n_threads=n_threads,
         )
+        items = ItemTable.read(folder / ITEMS_FILE)
+        columns = ItemColumns.of(items)
         index = VectorIndex.load(folder / VECTOR_INDEX_FILE, stage.index, open_vectors(folder / VECTORS_FILE))
-        _check_encoder(manifest, encoder.fingerprint, encoder.dim, index.dim)
         _check_sizes(manifest, len(items), len(index))
         lexical = LexicalIndex.open(folder / LEXICAL_FOLDER)
         behaviour = Behaviour.load(folder / BEHAVIOUR_FOLDER, stage.behaviour, n_items=len(items))
-        retriever = Retriever(encoder, index, lexical, manifest.retriever.weights, behaviour.queries)
         suggestions = Suggestions.load(folder / SUGGESTIONS_FILE)
         reranker = None
         if manifest.reranker is not None:
@@ -136,10 +137,15 @@ def open_bundle(folder: Path, *, n_threads: int | None = None, verify: bool = Tr
 
                 extractor = FeatureExtractor(items, columns, behaviour)
                 reranker = reranker.with_blend(open_blend(folder / BLEND_FOLDER, extractor))
+        encoder = opening.result()
+        _check_encoder(manifest, encoder.fingerprint, encoder.dim, index.dim)
+        retriever = Retriever(encoder, index, lexical, manifest.retriever.weights, behaviour.queries)
     except (BundleCorrupt, ModelIndexMismatch):
         raise
     except ArtefactError as exc:
         raise BundleCorrupt(f"bundle {manifest.version} in {folder} cannot be opened: {exc}") from exc
+    finally:
+        helper.shutdown()
     return Bundle(
         manifest=manifest,
         folder=folder,

@@ -1,12 +1,15 @@
 """OpenVINO, imported late and kept from calling home."""
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 from corpus.errors import DeviceUnavailable
+
+_STARTING = threading.Lock()  # bundles open their models side by side
 
 
 @contextmanager
@@ -43,11 +46,16 @@ def load_openvino() -> Any:  # noqa: ANN401 - the module
     return openvino
 
 
-@lru_cache(maxsize=1)
 def openvino_core() -> Any:  # noqa: ANN401 - openvino.Core
-    """Return the process's one OpenVINO runtime.
+    """Return the process's one OpenVINO runtime. Safe to call from several threads.
 
     Raises:
         DeviceUnavailable: If OpenVINO is not installed.
     """
+    with _STARTING:
+        return _core()
+
+
+@lru_cache(maxsize=1)
+def _core() -> Any:  # noqa: ANN401 - openvino.Core
     return load_openvino().Core()
