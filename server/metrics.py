@@ -178,7 +178,7 @@ class _State(Collector):
         inside = GaugeMetricFamily("tandem_queue_calls", "Calls waiting or being answered, by queue.", labels=["queue"])
         limits = GaugeMetricFamily("tandem_queue_limit", "Calls that a queue admits.", labels=["queue"])
         refused = CounterMetricFamily(
-            "tandem_queue_refusals", "Calls refused because a queue was full.", labels=["queue"]
+            "tandem_queue_refusals", "Calls refused for want of a place or of time.", labels=["queue"]
         )
         for name, queue in self.queues.items():
             inside.add_metric([name], queue.n_inside)
