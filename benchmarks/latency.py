@@ -171,7 +171,8 @@ def _serve(
     served = {}
     for n_items in dict.fromkeys([own.n_items, *sizes]):
         folder = cache / f"served-{n_items}-{own.retriever.fingerprint[:8]}-{version}"
-        larger = serving_store(workspace, version, folder, None if n_items == own.n_items else n_items, seed=SEED)
+        wanted = None if n_items == own.n_items else n_items
+        larger = serving_store(workspace, version, folder, wanted, queries, seed=SEED)
         logger.info("serving %d items", n_items)
         served[str(n_items)] = measure_size(
             workspace, larger, version, plan, queries, loads=n_items == detailed, seed=SEED

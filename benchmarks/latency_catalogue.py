@@ -1,6 +1,7 @@
 """A store to serve: a copy of a bundle, with as many more items as a size takes."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,26 +19,32 @@ from indexer.bundle import (
     VECTORS_FILE,
     open_bundle,
 )
+from indexer.config import BuildConfig
 from indexer.manifest import MANIFEST_FILE
 from indexer.verify import hash_files
 from rerank.inputs import PassageTokens
+from retrieval.index_tuning import tune
 from retrieval.lexical_index import LexicalIndex
 from retrieval.vector_index import VectorIndex
 
+CHOSEN_BY_BUILDS = {"kind": "auto", "ef_search": None, "nprobe": None, "refine_factor": None}
 PER_ITEM = (ITEMS_FILE, VECTORS_FILE, VECTOR_INDEX_FILE, LEXICAL_FOLDER, PASSAGES_FOLDER, BEHAVIOUR_FOLDER)
 
 
-def serving_store(workspace: Workspace, version: str, folder: Path, n_items: int | None, *, seed: int) -> Workspace:
+def serving_store(
+    workspace: Workspace, version: str, folder: Path, n_items: int | None, queries: Sequence[str], *, seed: int
+) -> Workspace:
     """Make a store that holds one published bundle and nothing else; one that is there already is opened.
 
     The items beyond a bundle's own are copies of them under other ids; their embeddings are made up as those of the
-    index benchmark are, and nobody ever chose them.
+    index benchmark are, and nobody ever chose them. The vector index is what a build chooses for so many, tuned.
 
     Args:
         workspace: Holds the bundle.
         version: Of the bundle.
         folder: Of the new store.
         n_items: Size of the catalogue; None, or fewer than it has: the bundle's own.
+        queries: Real ones, which the vector index of a larger catalogue is tuned for; at least one.
         seed: Of the made-up embeddings.
     """
     store = Workspace(folder)
@@ -61,12 +68,19 @@ def serving_store(workspace: Workspace, version: str, folder: Path, n_items: int
         vectors = extend(real, n_items, folder / "extended.npy", seed=seed)
         np.save(target / VECTORS_FILE, np.ascontiguousarray(vectors), allow_pickle=False)
         (folder / "extended.npy").unlink()
-        VectorIndex.build(np.asarray(vectors), bundle.stage.index).save(target / VECTOR_INDEX_FILE)
+        kind = bundle.stage.index.model_copy(update=CHOSEN_BY_BUILDS)
+        index = VectorIndex.build(np.asarray(vectors), kind)
+        index.save(target / VECTOR_INDEX_FILE)
+        tuned = tune(index, bundle.retriever.encoder.encode(queries), BuildConfig().min_ann_recall, kind)
+        stage = bundle.stage.model_copy(update={"index": tuned.index.config})
         LexicalIndex.build(items, bundle.stage.lexical, target / LEXICAL_FOLDER)
         bundle.behaviour.extended(n_items).save(target / BEHAVIOUR_FOLDER)
         if bundle.reranker is not None:
             _repeat(bundle.reranker.passage_tokens, rows).save(target / PASSAGES_FOLDER)
-        manifest = bundle.manifest.model_copy(update={"n_items": n_items, "files": hash_files(target)})
+        config = {**bundle.manifest.config, "retriever": stage.model_dump(mode="json")}
+        manifest = bundle.manifest.model_copy(
+            update={"n_items": n_items, "config": config, "files": hash_files(target)}
+        )
         (target / MANIFEST_FILE).write_bytes(manifest.render())
     if workspace.config_path.exists():
         shutil.copyfile(workspace.config_path, store.config_path)

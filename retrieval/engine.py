@@ -18,7 +18,7 @@ GRAPH_FILE = "openvino_model.xml"
 WEIGHTS_FILE = "openvino_model.bin"
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 PRECISION_KEY = ["tandem", "precision"]  # where export.py notes the precision inside the graph
-NARROW, WIDTH_STEP = 8, 16  # tokens: what int8 graphs read is so wide, or a multiple
+NARROW, WIDTH_STEP = 8, 16  # tokens: what graphs read is so wide, or a multiple of the latter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,16 +63,13 @@ class OpenVinoEngine:
         compiled: Any,  # noqa: ANN401 - openvino.CompiledModel
         *,
         n_streams: int = 1,
-        even: bool = False,
     ) -> None:
         """Make the requests.
 
         Args:
             compiled: The graph.
             n_streams: Requests that run side by side.
-            even: Read widths of ``even_width`` alone.
         """
-        self._even = even
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(n_streams):
             self._idle.put(compiled.create_infer_request())
@@ -108,14 +105,14 @@ class OpenVinoEngine:
             # CPUs with bfloat16 units would silently run fp32 graphs in bfloat16, too: only int8 graphs may
             bfloat16 = int8 and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
             options["INFERENCE_PRECISION_HINT"] = "bf16" if bfloat16 else "f32"
-            return cls(core.compile_model(model, "CPU", options), n_streams=n_streams, even=int8)
+            return cls(core.compile_model(model, "CPU", options), n_streams=n_streams)
         except RuntimeError as exc:
             raise ArtefactError(f"expected an OpenVINO graph in {folder}, got: {exc}; build the bundle again") from exc
 
     def run(self, input_ids: IntArray, attention_mask: IntArray, token_type_ids: IntArray) -> FloatArray:
         """Run the model over a padded batch; see ``Engine.run``."""
         batch = dict(zip(INPUT_NAMES, (input_ids, attention_mask, token_type_ids), strict=True))
-        more = even_width(input_ids.shape[1]) - input_ids.shape[1] if self._even else 0
+        more = even_width(input_ids.shape[1]) - input_ids.shape[1]
         inputs = {name: _widened(batch[name], more) for name in self._names}
         request = self._idle.get()
         try:
@@ -129,11 +126,11 @@ class OpenVinoEngine:
 
 
 def even_width(width: int) -> int:
-    """Return to how many tokens an int8 graph's batch of a width is padded.
+    """Return to how many tokens a batch of a width is padded.
 
-    Rounding to 8 bits makes steps of the last digit of a sum, and sums over a padded text have another last digit for
-    widths that do not fill whole registers: a pair's score would hang on its company. Also OpenVINO sets up every
-    operation anew whenever the shape differs from that of the call before, which takes as long as to encode a query.
+    Sums over a padded text have another last digit for widths that do not fill whole registers, and rounding to 8 bits
+    makes steps of that: a text's numbers would hang on its company. Also OpenVINO sets up every operation anew whenever
+    the shape differs from that of the call before, which takes as long as to encode a query in int8.
     """
     return NARROW if width <= NARROW else -(-width // WIDTH_STEP) * WIDTH_STEP
 

@@ -130,7 +130,7 @@ def test_answers_that_depend_on_the_batch_are_counted(bundle, tiny_prepared, sha
 
 
 def test_a_larger_catalogue_serves_the_same_models_and_is_made_once(store, bundle, tmp_path):
-    larger = serving_store(store, "v1", tmp_path / "larger", 150, seed=0)
+    larger = serving_store(store, "v1", tmp_path / "larger", 150, ["red shoe"], seed=0)
     opened = open_bundle(larger.bundles / "v1", n_threads=1)
     assert len(opened.items) == opened.manifest.n_items == 150
     assert opened.items.ids[:60] == bundle.items.ids
@@ -141,7 +141,7 @@ def test_a_larger_catalogue_serves_the_same_models_and_is_made_once(store, bundl
         )
     assert len(opened.retriever.retrieve("red acme running shoe", 150)) == 150
     made = (larger.bundles / "v1" / "manifest.json").stat().st_mtime_ns
-    assert serving_store(store, "v1", tmp_path / "larger", 150, seed=0) == larger
+    assert serving_store(store, "v1", tmp_path / "larger", 150, ["red shoe"], seed=0) == larger
     assert (larger.bundles / "v1" / "manifest.json").stat().st_mtime_ns == made
 
 
