@@ -15,6 +15,7 @@ OVERRUN_MS = 20.0
 DEPTH = 20  # candidates that the cross-encoder is to read
 N_FOUND = 50  # candidates, all of them on one page
 LONGEST_S = 60.0
+PAUSE_S = 0.1  # of a caller who was refused; at once he would be again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +42,7 @@ async def measure_deadlines(
         address: The server's.
         requests: Searches, sent in turn; with histories they read more.
         n_calls: How many calls.
-        n_callers: How many at once, each again as soon as it is answered.
+        n_callers: How many at once, each again as soon as it is answered, or a little after it was refused.
         seed: Of the budgets.
     """
     budgets = np.random.default_rng(seed).uniform(LEAST_MS, MOST_MS, n_calls).tolist()
@@ -58,6 +59,8 @@ async def measure_deadlines(
             found = await caller.send(number, time.perf_counter(), body, timeout_s=budget_ms / 1000)
             overruns.append(found.latency_s * 1000 - budget_ms)
             fates.append(found.fate)
+            if found.fate is Fate.REFUSED:
+                await asyncio.sleep(PAUSE_S)
             if found.fate is Fate.COMPLETE:
                 read.append((number % len(bodies), found.n_read))
 

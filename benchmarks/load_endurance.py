@@ -25,6 +25,7 @@ SHARE = 0.7  # of the capacity
 WARM_UP = 0.2  # share of a soak whose usage counts for nothing
 N_SAMPLES = 120  # of a soak
 LEEWAY = 10.0  # times the objective: endurance is about failures, not about times
+REST_S = 2.0  # between changes of version: opening one after the other would take a core for itself
 UPDATE_S = 60.0  # deadline of a change of version
 REASON = "a benchmark goes to and fro"
 T = TypeVar("T")
@@ -50,7 +51,8 @@ class Swaps:
 
     n_swaps: int
     n_calls: int
-    n_failed: int  # not answered, for whatever reason
+    n_failed: int  # neither answered nor refused nor late
+    n_refused_or_late: int
     n_of_other_versions: int  # answers that name neither version
     n_mixed_pages: int  # second pages that another version answered than the first
     rss_mib: tuple[float, float]  # with the first version after one swap to and fro, and at the end
@@ -127,6 +129,7 @@ async def swap(
     async def to_and_fro() -> None:
         for number in range(n_swaps):
             await _activate(server, names[(number + 1) % 2])
+            await asyncio.sleep(REST_S)
         await _activate(server, names[0])
         ended.set()
 
@@ -142,7 +145,8 @@ async def swap(
     return Swaps(
         n_swaps=n_swaps,
         n_calls=len(outcomes),
-        n_failed=len(outcomes) - len(answered),
+        n_failed=sum(outcome.fate is Fate.FAILED for outcome in outcomes),
+        n_refused_or_late=sum(_count(load, Fate.REFUSED, Fate.LATE) + load.n_unsent for load in loads),
         n_of_other_versions=sum(outcome.version not in names for outcome in answered),
         n_mixed_pages=n_mixed,
         rss_mib=(_mib(before), _mib(server.usage())),

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 from corpus.errors import Overloaded
 
-SHARE = 0.5  # of the time left, within which an answer must be expected: at .7 most had no time for reranking
-SIDE_BY_SIDE = 2  # are let in whatever the pace: one alone does not tell how fast two are
+SHARE = 0.6  # of the time left, within which an answer must be expected: at .7 most had no time for reranking
+SIDE_BY_SIDE = 3  # are let in whatever the pace: one alone does not tell how fast several are
 MEMORY = 0.9  # what the known pace counts beside a new measurement
 
 TOO_LATE = "the calls before this one leave it too little time; call again a little later"

@@ -37,27 +37,28 @@ def answer(admission: Admission, now: list[float], seconds: float) -> None:
 def test_a_call_whose_turn_would_come_too_late_is_refused(now):
     admission = Admission(10)
     answer(admission, now, 0.1)
-    with admission.admit(now[0] + 1), admission.admit(now[0] + 1):
-        # with the two inside, three tenths of a second: half of .61 s is just enough
-        with pytest.raises(Overloaded, match="too little time"), admission.admit(now[0] + 0.59):
+    with admission.admit(now[0] + 1), admission.admit(now[0] + 1), admission.admit(now[0] + 1):
+        # with the three inside, four tenths of a second: six tenths of .67 s are just enough
+        with pytest.raises(Overloaded, match="too little time"), admission.admit(now[0] + 0.66):
             pass
         with admission.admit():  # a further page costs nothing
-            assert (admission.n_inside, admission.n_refused) == (3, 1)
-        with admission.admit(now[0] + 0.61):
-            assert (admission.n_inside, admission.n_refused) == (3, 1)
+            assert (admission.n_inside, admission.n_refused) == (4, 1)
+        with admission.admit(now[0] + 0.67):
+            assert (admission.n_inside, admission.n_refused) == (4, 1)
 
 
 def test_a_house_that_is_nearly_empty_lets_everybody_in_and_so_learns_of_better_times(now):
     admission = Admission(10)
     answer(admission, now, 50.0)
-    with admission.admit(now[0] + 1), admission.admit(now[0] + 1):
+    with admission.admit(now[0] + 1), admission.admit(now[0] + 1), admission.admit(now[0] + 1):
         now[0] += 0.01
         with pytest.raises(Overloaded), admission.admit(now[0] + 1):
             pass
     for _ in range(60):  # nine tenths of what is known, each time
         with admission.admit(now[0] + 1):
             now[0] += 0.01
-    with admission.admit(now[0] + 1), admission.admit(now[0] + 1), admission.admit(now[0] + 1):
+    inside = [admission.admit(now[0] + 1) for _ in range(4)]
+    with inside[0], inside[1], inside[2], inside[3]:
         pass
 
 
@@ -67,11 +68,11 @@ def test_the_pace_is_that_of_answers_side_by_side_not_of_each(now):
         with admission.admit(now[0] + 9):
             now[0] += 0.5
         now[0] += 0.5
-    with admission.admit(now[0] + 9), admission.admit(now[0] + 9):
-        with pytest.raises(Overloaded), admission.admit(now[0] + 2.99):
+    with admission.admit(now[0] + 9), admission.admit(now[0] + 9), admission.admit(now[0] + 9):
+        with pytest.raises(Overloaded), admission.admit(now[0] + 1.99 / 0.6):
             pass
-        with admission.admit(now[0] + 3.01):
-            assert admission.n_inside == 3
+        with admission.admit(now[0] + 2.01 / 0.6):
+            assert admission.n_inside == 4
 
 
 def test_what_fails_does_not_tell_the_pace(now):
@@ -80,5 +81,5 @@ def test_what_fails_does_not_tell_the_pace(now):
     for _ in range(50):
         with pytest.raises(ValueError), admission.admit(now[0] + 60):
             raise ValueError
-    with admission.admit(now[0] + 9), admission.admit(now[0] + 9), pytest.raises(Overloaded):
-        admission.admit(now[0] + 1).__enter__()
+    with admission.admit(now[0] + 9), admission.admit(now[0] + 9), admission.admit(now[0] + 9):
+        assert admission.obstacle(now[0] + 1) is not None

@@ -15,7 +15,7 @@ from tests.server.scraping import scrape, value
 
 SEARCH = "SearchService.Search"
 NONSENSE = b"\xff"  # no message: what reads it says so
-FULL = "all 3 places are taken"
+FULL = "all 4 places are taken"
 SLOW = "leave it too little time"
 
 
@@ -55,22 +55,22 @@ def taken(server):
 
 @contextmanager
 def slow(server, seconds: float):
-    """Let two searches be under way in a house that takes so long for each."""
+    """Let three searches be under way in a house that takes so long for each."""
     searches = server._service._searches
     searches._pace_s, searches._since = seconds, time.monotonic()
-    searches._n_inside += 2
-    searches._n_paced += 2
+    searches._n_inside += 3
+    searches._n_paced += 3
     try:
         yield
     finally:
-        searches._n_inside -= 2
-        searches._n_paced -= 2
+        searches._n_inside -= 3
+        searches._n_paced -= 3
         searches._pace_s = None
 
 
 @pytest.fixture(scope="module")
 def running(store, serving, tmp_path_factory):
-    settings = {"max_waiting_searches": 3, "retry_after_ms": 250.0, "score_cache_mib": 0}
+    settings = {"max_waiting_searches": 4, "retry_after_ms": 250.0, "score_cache_mib": 0}
     with serving(store, history_path=str(tmp_path_factory.mktemp("h") / "h"), **settings) as (server, _):
         yield server
 
@@ -107,7 +107,7 @@ def test_further_pages_are_let_into_a_slow_house_and_not_into_a_full_one(running
 
 def test_a_search_with_time_enough_is_let_into_a_slow_house(running):
     request = pb.SearchRequest(query=QUERY).SerializeToString()
-    with slow(running, 1.0):  # its turn comes after three seconds
+    with slow(running, 1.0):  # its turn comes after four seconds
         assert code_of(send(running, request, timeout=2)) is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert code_of(send(running, request, timeout=60)) is grpc.StatusCode.OK
 
@@ -127,7 +127,7 @@ def test_a_deadline_that_has_passed_is_told_as_such_in_a_full_house(store, servi
 def test_strangers_do_not_learn_that_the_house_is_full_nor_eager_callers(store, serving, tmp_path):
     path, now = tmp_path / "keys.json", datetime.now(UTC)
     key, other = (add_key(path, scope, [scope], expires_at=None, now=now) for scope in (Scope.SEARCH, Scope.EVENTS))
-    settings = {"api_keys": str(path), "max_calls_per_second": 0.001, "max_waiting_searches": 3}
+    settings = {"api_keys": str(path), "max_calls_per_second": 0.001, "max_waiting_searches": 4}
     with serving(store, history_path=str(tmp_path / "h"), **settings) as (server, _), taken(server):
         assert code_of(send(server, NONSENSE)) is grpc.StatusCode.UNAUTHENTICATED
         assert code_of(send(server, NONSENSE, authorization="Bearer wrong")) is grpc.StatusCode.UNAUTHENTICATED
