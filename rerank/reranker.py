@@ -52,6 +52,7 @@ class Reranked:
     n_scored: int  # candidates that the cross-encoder read
     degraded: str | None  # DEADLINE, FAILED or None
     n_wanted: int | None = None  # of the candidates within the depth, how many it was to read; None: all
+    busy_s: float = 0.0  # for how long the cross-encoder was at its present run, for others, when this was done
     parts_of: PartsOf | None = None  # what made up the scores, by positions here, if that was asked for
 
 
@@ -304,6 +305,7 @@ class Reranker:
             n_scored=read.n,
             degraded=read.degraded,
             n_wanted=len(places),
+            busy_s=self.scorer.busy_s,
             parts_of=None if parts_of is None else reordered(parts_of, order),
         )
 

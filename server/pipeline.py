@@ -278,7 +278,7 @@ class Pipeline:
         run.n_reranked = reranked.n_scored
         run.rerank_depth = depth if reranked.n_wanted is None else reranked.n_wanted
         if is_asked:
-            _judge(breaker, reranked, reranker.scorer.busy_s)
+            _judge(breaker, reranked)
         if reranked.degraded == FAILED or not is_asked:
             run.degrade(DegradationReason.RERANKER_FAILED, RERANKER_FAILED)
         elif reranked.degraded is not None:
@@ -332,9 +332,9 @@ def _hit(window: RankedWindow, position: int, parts: Parts | None, place: int) -
     )
 
 
-def _judge(breaker: Breaker, reranked: Reranked, busy_s: float) -> None:
+def _judge(breaker: Breaker, reranked: Reranked) -> None:
     """Note whether the second stage works; that it had no time for one search among many says nothing of it."""
-    is_stuck = reranked.n_scored == 0 and busy_s > STUCK_S  # it hangs, or is far too slow
+    is_stuck = reranked.n_scored == 0 and reranked.busy_s > STUCK_S  # it hangs, or is far too slow
     if is_stuck or reranked.n_scored > 0 or reranked.degraded != DEADLINE:
         breaker.note(failed=is_stuck or reranked.degraded == FAILED)
 
