@@ -58,15 +58,25 @@ def load_config(
             if keys[0] in model.model_fields:
                 _assign(tree, keys, _value(text), source=name)
     for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not key.strip():
-            raise ConfigError(f"expected --set section.key=value, got {override!r}")
-        _assign(tree, key.strip().split("."), _value(text), source=f"--set {override}")
+        key, value = read_override(override)
+        _assign(tree, key.split("."), value, source=f"--set {override}")
     try:
         return model.model_validate(tree)
     except ValidationError as exc:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in exc.errors())
         raise ConfigError(f"{path} does not fit the schema: {faults}") from exc
+
+
+def read_override(override: str) -> tuple[str, Any]:
+    """Return the key, with its section, and the value of ``section.key=value``.
+
+    Raises:
+        ConfigError: If it has no key or no value.
+    """
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"expected --set section.key=value, got {override!r}")
+    return key.strip(), _value(text)
 
 
 def _value(text: str) -> Any:  # noqa: ANN401 - TOML values are of any type

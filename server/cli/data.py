@@ -1,34 +1,32 @@
 """``tandem init`` and ``tandem prepare``: from a store's files to clean tables."""
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from corpus.config import read_override
 from corpus.errors import ConfigError
 from corpus.workspace import Workspace
 from server.cli.options import JsonOption, SetOption, StoreArgument, open_store, report_values
 
-TEMPLATE = """\
+HEAD = """\
 # A Tandem store. Every setting, its default and its meaning: docs/configuration.md.
 # Override one for a single run with --set section.key=value or TANDEM_SECTION__KEY=value.
-
-[data]
-{data}
-
-[retriever]
-# base_model = "default"            # packaged MiniLM; or a folder, or a hub id
-# item_fields = ["title", "brand", "category"]
-{retriever}
-
-[reranker]
-{reranker}
-
-[server]
-# address = "127.0.0.1:50051"
 """
+
+# what a store's owner is likely to change, by section
+HINTS = {
+    "retriever": (
+        '# base_model = "default"            # packaged MiniLM; or a folder, or a hub id',
+        '# item_fields = ["title", "brand", "category"]',
+    ),
+    "reranker": (),
+    "server": ('# address = "127.0.0.1:50051"',),
+}
 
 # what a newcomer without an importer edits: the two files and how their columns are called
 OWN_FILES = """\
@@ -53,6 +51,9 @@ def init(
     searches: Annotated[
         int, typer.Option(min=10, max=300_000, help="Searches in the synthetic store's log.")
     ] = SYNTHETIC_SEARCHES,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Write a setting into tandem.toml.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Create a store: its folder, its tandem.toml and, with --from, its source files."""
@@ -60,10 +61,15 @@ def init(
     if workspace.config_path.exists():
         raise ConfigError(f"{workspace.config_path} exists; choose another folder, or remove it to start again")
     settings, counts = _fill(workspace, kind, source, seed, searches)
-    lines = "\n".join(f"{key} = {_toml(value)}" for key, value in settings.items()) if kind else OWN_FILES
-    text = TEMPLATE.format(data=lines, retriever="", reranker="")
+    lines = [f"{key} = {_toml(value)}" for key, value in settings.items()] if kind else OWN_FILES.splitlines()
     store.mkdir(parents=True, exist_ok=True)
-    workspace.config_path.write_text(text.replace("\n\n\n", "\n\n"), encoding="utf-8")
+    text = _configuration(lines, overrides or ())
+    workspace.config_path.write_text(text, encoding="utf-8")
+    try:
+        open_store(store, None)
+    except ConfigError:
+        workspace.config_path.unlink()
+        raise
     wrote = ", ".join(f"{value:,} {name}" for name, value in counts.items())
     hint = f"next: tandem run {store}" if kind else f"next: put your files into {workspace.source} and edit the file"
     report_values(
@@ -125,6 +131,18 @@ def _fill(
         raise ConfigError(f"--from {kind} needs --source FOLDER: the folder that holds the files to import")
     imported = import_store(kind, source, workspace.source)
     return dict(imported.settings), imported.counts
+
+
+def _configuration(data: Sequence[str], overrides: Sequence[str]) -> str:
+    """Return the text of a tandem.toml: lines of its [data], and further settings in the sections they name."""
+    sections = {"data": list(data), **{name: list(hints) for name, hints in HINTS.items()}}
+    for override in overrides:
+        name, value = read_override(override)
+        section, _, key = name.partition(".")
+        if not key:
+            raise ConfigError(f"expected --set section.key=value, got {override!r}")
+        sections.setdefault(section, []).append(f"{key} = {_toml(value)}")
+    return HEAD + "".join("\n".join(["", f"[{section}]", *lines, ""]) for section, lines in sections.items())
 
 
 def _toml(value: object) -> str:

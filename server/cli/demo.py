@@ -90,7 +90,7 @@ def make_demo_store(console: Console, workspace: Workspace, seed: int) -> Tandem
         Its configuration.
     """
     _make_store(console, workspace, seed)
-    _, config = open_store(workspace.root, DEMO_SETTINGS)
+    _, config = open_store(workspace.root, None)
     _make_bundle(console, workspace, config)
     return config
 
@@ -100,7 +100,7 @@ def _make_store(console: Console, workspace: Workspace, seed: int) -> None:
 
     if not workspace.config_path.exists():
         _heading(console, "A store: catalogue, shoppers, and two months of their searches, clicks and purchases")
-        init(workspace.root, kind="synthetic", seed=seed)
+        init(workspace.root, kind="synthetic", seed=seed, overrides=DEMO_SETTINGS)
     if not (workspace.data / "manifest.json").exists():
         _heading(console, "Prepare: clean both, pair each query with what answered it")
         prepare(workspace.root)
@@ -122,7 +122,7 @@ def _make_bundle(console: Console, workspace: Workspace, config: TandemConfig) -
         train_trees(workspace, config)
     if current_version(workspace.bundles) is None:
         _heading(console, "Build and publish a bundle: embeddings, both indexes, exported models, checksums")
-        build(workspace.root, DEMO_SETTINGS)
+        build(workspace.root)
         # whatever minutes of training give is what the demonstration is about
         publish(workspace.root, force=True, reason="a demonstration")
 

@@ -129,10 +129,12 @@ def test_answers_that_depend_on_the_batch_are_counted(bundle, tiny_prepared, sha
     assert (found["largest_difference"] > 0) == (shake > 0)
 
 
-def test_a_larger_catalogue_serves_the_same_models_and_is_made_once(store, bundle, tmp_path):
+def test_a_larger_catalogue_serves_the_same_models_and_is_made_once(store, bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr("retrieval.index_choice.MOST_SCANNED", 100)
     larger = serving_store(store, "v1", tmp_path / "larger", 150, ["red shoe"], seed=0)
     opened = open_bundle(larger.bundles / "v1", n_threads=1)
     assert len(opened.items) == opened.manifest.n_items == 150
+    assert opened.stage.index.kind == "hnsw"  # what a build would take, not the kind of the smaller store
     assert opened.items.ids[:60] == bundle.items.ids
     assert opened.items.ids[61] == f"{bundle.items.ids[1]}~1"
     for row in (59, 60, 149):

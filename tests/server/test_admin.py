@@ -1,4 +1,7 @@
 import json
+import os
+import sys
+import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,6 +17,7 @@ from server.admin_client import TandemAdmin
 from server.cli.app import main
 from server.pb.tandem.search.v1 import search_pb2 as pb
 from server.pb.tandem.search.v1 import search_pb2_grpc
+from server.priority import STEP
 from server.status import violations_of
 from tests.server.conftest import copy_bundle
 from tests.server.gates import QUERY, eventually
@@ -52,6 +56,20 @@ def test_an_upserted_item_is_found_at_once_and_a_deleted_one_no_more(own_store, 
         assert len(found(client, "gizmotron")) == 59
         admin.upsert_items([GIZMO])
         assert found(client, "gizmotron")[0] == "gizmo-1"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux alone")
+def test_updates_give_way_to_calls(own_store, serving):
+    before = {thread.native_id for thread in threading.enumerate()}
+    with serving(own_store) as (server, _), admin_of(server) as admin:
+        admin.upsert_items([GIZMO])
+        (updates,) = (
+            thread.native_id
+            for thread in threading.enumerate()
+            if thread.name.startswith("updates") and thread.native_id not in before
+        )
+        own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        assert os.getpriority(os.PRIO_PROCESS, updates) == min(own + STEP, 19)
 
 
 def test_an_update_is_live_in_no_time(own_store, serving):

@@ -2,7 +2,9 @@ import json
 
 import pytest
 
+from corpus.config import load_config
 from server.cli.app import main
+from server.config import TandemConfig
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -26,6 +28,26 @@ def test_a_store_is_not_made_twice(tmp_path, capsys):
     code, output = run(capsys, "init", str(tmp_path))
     assert code == 2
     assert "exists; choose another folder" in output
+
+
+def test_settings_are_written_into_their_sections(tmp_path, capsys):
+    chosen = ["retriever.train.max_steps=45", 'reranker.base_model="retriever"', "blend.max_reranked=120"]
+    options = [option for setting in chosen for option in ("--set", setting)]
+    assert run(capsys, "init", str(tmp_path / "store"), *options)[0] == 0
+    config = load_config(TandemConfig, tmp_path / "store" / "tandem.toml", environ={})
+    assert config.retriever.train.max_steps == 45
+    assert config.reranker.base_model == "retriever"
+    assert config.blend.max_reranked == 120
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"), [("retriever.trane=4", "retriever.trane"), ("data=4", "section.key=value"), ("x", "'x'")]
+)
+def test_settings_that_do_not_exist_make_no_store(tmp_path, capsys, setting, told):
+    code, output = run(capsys, "init", str(tmp_path / "store"), "--set", setting)
+    assert code == 2
+    assert told in output
+    assert not (tmp_path / "store" / "tandem.toml").exists()
 
 
 def test_what_to_fill_a_store_from_must_be_known(tmp_path, capsys):
