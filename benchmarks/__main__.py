@@ -6,6 +6,7 @@ index     how fast do the kinds of vector index answer, and what do they cost?
 latency   how long does an answer take, beside peers and the floor?
 fuzz      does any request break the server?
 load      what becomes of searches, from a tenth of the capacity to ten times as much?
+faults    what do searches lose while a part fails?
 """
 
 import logging
@@ -14,6 +15,7 @@ import sys
 import typer
 
 from benchmarks.build import build
+from benchmarks.faults import faults
 from benchmarks.fuzz import fuzz
 from benchmarks.index import index
 from benchmarks.latency import latency
@@ -30,6 +32,7 @@ app.command()(index)
 app.command()(latency)
 app.command()(load)
 app.command()(fuzz)
+app.command()(faults)
 
 
 @app.callback()

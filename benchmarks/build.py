@@ -147,7 +147,7 @@ def read_sample(name: str, shared: Path, n_items: int) -> Sample:
 
 def measure(sample: Sample, rounds: int) -> list[SystemResult]:
     """Let all systems embed the sample, round by round, and ask the queries of what each made."""
-    from indexer.item_embeddings import recalls
+    from indexer.checks import recalls
 
     with tempfile.TemporaryDirectory() as folder:
         systems, encode_queries = open_systems(Path(folder), sample.texts)

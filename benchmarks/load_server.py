@@ -54,12 +54,15 @@ class ServerUnderLoad:
 
 
 @contextmanager
-def running_server(workspace: Workspace, overrides: Sequence[str]) -> Iterator[ServerUnderLoad]:
+def running_server(
+    workspace: Workspace, overrides: Sequence[str], *, module: Sequence[str] = ("server.cli",)
+) -> Iterator[ServerUnderLoad]:
     """Run ``tandem serve`` on free ports until the block ends.
 
     Args:
         workspace: The store; see ``copy_of_store``.
         overrides: Settings, as ``section.key=value``.
+        module: What takes the command's arguments, with arguments of its own.
     Raises:
         TandemError: If it is not ready in time.
     """
@@ -68,7 +71,7 @@ def running_server(workspace: Workspace, overrides: Sequence[str]) -> Iterator[S
     settings = [f"server.admin_address={admin}", f"server.metrics_address={metrics}"]
     # the same searches come again and again, and stand for new ones
     settings += ["server.repeat_ttl_s=0", "server.query_cache_mib=0", "server.score_cache_mib=0", *overrides]
-    command = [sys.executable, "-m", "server.cli", "serve", str(workspace.root), "--address", address]
+    command = [sys.executable, "-m", *module, "serve", str(workspace.root), "--address", address]
     for setting in settings:
         command += ["--set", setting]
     log = workspace.root / "serve.log"

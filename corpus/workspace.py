@@ -61,6 +61,11 @@ class Workspace:
         return self.root / "cache" / "embeddings"
 
     @property
+    def query_encoders(self) -> Path:
+        """Query towers exported in int8, each in a folder named after the fingerprint of the trained one."""
+        return self.root / "cache" / "query-encoders"
+
+    @property
     def item_encoders(self) -> Path:
         """Item towers exported for bulk embedding, each in a folder named after the fingerprint of the trained one."""
         return self.root / "cache" / "item-encoders"

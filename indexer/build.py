@@ -33,15 +33,15 @@ from indexer.bundle import (
     open_bundle,
 )
 from indexer.canaries import check_canaries
-from indexer.checks import check_agreement
 from indexer.config import BuildConfig
 from indexer.construction import construction
 from indexer.description import Built, describe
-from indexer.engines import get_encoder, put_encoder, put_item_encoder, put_reranker
+from indexer.engines import get_encoder, put_item_encoder, put_reranker
 from indexer.item_embeddings import EmbeddedCatalogue, embed_catalogue
 from indexer.manifest import MANIFEST_FILE, BundleManifest
 from indexer.models import TrainedModels, check_channels, choose_models, resolved_config
 from indexer.publish import current_version
+from indexer.query_encoder import put_query_encoder
 from indexer.self_retrieval import check_self_retrieval
 from rerank.blend_info import BLEND_FILE, FIRST_FILE, SECOND_FILE
 from rerank.config import RerankerConfig
@@ -107,7 +107,7 @@ def build_bundle(
         logger.info("bundle %s: embedding %d items", site.version, len(plan.items))
         embedded = _embed(plan, workspace, site.folder, ray)
         logger.info("bundle %s: building both indexes, exporting the query encoder", site.version)
-        retriever = _write_first_stage(plan, embedded, workspace, site.folder)
+        retriever, used = _write_first_stage(plan, embedded, workspace, site.folder)
         if plan.models.reranker is not None:
             logger.info("bundle %s: tokenising passages, exporting the reranker", site.version)
             _write_second_stage(plan, retriever, site.folder)
@@ -120,7 +120,7 @@ def build_bundle(
             folder=site.folder,
             models=plan.models,
             config={
-                "build": config.model_copy(update={"item_precision": embedded.precision}),
+                "build": used,
                 "retriever": plan.stage.model_copy(update={"index": tuned.index.config}),
                 "reranker": plan.models.reranker_config(reranker_config),
             },
@@ -160,6 +160,7 @@ class _Plan:
     stage: RetrieverConfig  # resolved: see TrainedModels.retriever_config
     config: BuildConfig
     searches: list[Example]  # real ones, to trace and calibrate with
+    judged: list[Example]  # of the validation split, to compare precisions and settings of the index on
 
 
 def _plan(workspace: Workspace, wanted: RetrieverConfig, config: BuildConfig, models: TrainedModels) -> _Plan:
@@ -180,11 +181,11 @@ def _plan(workspace: Workspace, wanted: RetrieverConfig, config: BuildConfig, mo
         stage=stage,
         config=config,
         searches=_sample_searches(prepared, config.n_calibration),
+        judged=prepared.examples("valid", limit=config.n_recall_queries, with_history=False),
     )
 
 
 def _embed(plan: _Plan, workspace: Workspace, folder: Path, ray: str | None) -> EmbeddedCatalogue:
-    judged = plan.prepared.examples("valid", limit=plan.config.n_recall_queries, with_history=False)
     return embed_catalogue(
         plan.models.retriever_folder / RETRIEVER_MODEL,
         plan.stage,
@@ -192,35 +193,45 @@ def _embed(plan: _Plan, workspace: Workspace, folder: Path, ray: str | None) -> 
         plan.config,
         workspace=workspace,
         into=folder / VECTORS_FILE,
-        judged=judged,
+        judged=plan.judged,
         ray=ray,
     )
 
 
-def _write_first_stage(plan: _Plan, embedded: EmbeddedCatalogue, workspace: Workspace, folder: Path) -> Retriever:
+def _write_first_stage(
+    plan: _Plan, embedded: EmbeddedCatalogue, workspace: Workspace, folder: Path
+) -> tuple[Retriever, BuildConfig]:
+    """Return what was written, and the configuration with the precisions that were chosen."""
     vector_index = VectorIndex.build(embedded.report.vectors, plan.stage.index)
     vector_index.save(folder / VECTOR_INDEX_FILE)
     lexical_index = LexicalIndex.build(plan.items, plan.stage.lexical, folder / LEXICAL_FOLDER)
-    max_tokens, dim = plan.stage.max_query_tokens, plan.stage.dim
-    queries = [search.query for search in plan.searches]
-    put_encoder(
+    precision = put_query_encoder(
         plan.models.retriever_folder,
         folder / ENCODER_FOLDER,
         plan.config,
-        max_tokens=max_tokens,
-        dim=dim,
-        queries=queries,
+        plan.stage,
+        kept=workspace.query_encoders,
+        queries=[search.query for search in plan.searches],
+        judged=plan.judged,
+        vectors=embedded.report.vectors,
     )
+    used = plan.config.model_copy(update={"encoder_precision": precision, "item_precision": embedded.precision})
     traced = plan.items.take(range(min(N_TRACED, len(plan.items))))
     put_item_encoder(
         plan.models.retriever_folder,
         folder / ITEM_ENCODER_FOLDER,
-        plan.config,
+        used,
         plan.stage,
         texts=passages(traced, plan.stage.item_fields),
         exported=embedded.exported,
     )
-    encoder = get_encoder(folder / ENCODER_FOLDER, plan.config.engine, max_tokens=max_tokens, dim=dim, n_threads=None)
+    encoder = get_encoder(
+        folder / ENCODER_FOLDER,
+        used.engine,
+        max_tokens=plan.stage.max_query_tokens,
+        dim=plan.stage.dim,
+        n_threads=None,
+    )
     # of all splits: what is held back from the models to judge them by is the newest that the store knows
     pairs, exposure = plan.prepared.pairs(*SPLITS), plan.prepared.exposure(*SPLITS)
     behaviour = Behaviour.build(
@@ -234,7 +245,7 @@ def _write_first_stage(plan: _Plan, embedded: EmbeddedCatalogue, workspace: Work
         most=plan.config.max_suggestions,
     ).save(folder / SUGGESTIONS_FILE)
     weights = plan.models.retriever.fusion.resolved(plan.stage.fusion)
-    return Retriever(encoder, vector_index, lexical_index, weights, behaviour.queries)
+    return Retriever(encoder, vector_index, lexical_index, weights, behaviour.queries), used
 
 
 def _write_second_stage(plan: _Plan, retriever: Retriever, folder: Path) -> None:
@@ -267,11 +278,9 @@ def _measure(plan: _Plan, retriever: Retriever) -> tuple[Tuned, int]:
 
     Raises if anything is not good enough.
     """
-    drawn = plan.prepared.examples("valid", limit=plan.config.n_recall_queries, with_history=False) or plan.searches
-    queries = [example.query for example in drawn]
+    queries = [example.query for example in plan.judged or plan.searches]
     embeddings = retriever.encoder.encode(queries)
     tuned = tune(retriever.vector_index, embeddings, plan.config.min_ann_recall, plan.stage.index)
-    check_agreement(retriever.encoder, plan.models.retriever_folder / RETRIEVER_MODEL, queries)
     return tuned, len(queries)
 
 

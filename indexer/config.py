@@ -8,6 +8,7 @@ from corpus.config import Section
 
 EngineName = Literal["openvino", "torch"]
 Precision = Literal["fp32", "int8"]
+EncoderPrecision = Literal["auto", "fp32", "int8"]
 ItemPrecision = Literal["auto", "fp32", "int8", "bf16"]
 Uri = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+]*://.")]
 
@@ -33,13 +34,13 @@ class Canary(Section):
 class BuildConfig(Section):
     """``[build]``: how a bundle is built and what it must pass.
 
-    The query encoder stays fp32: one query is cheap to encode, and its embedding must agree with the index to the last
-    digit that matters. The cross-encoder, where nearly all of a search's time goes, is int8, calibrated on the store's
-    own pairs.
+    The cross-encoder, where nearly all of a search's time goes, is int8, calibrated on the store's own pairs, and so is
+    the query encoder, calibrated on its queries, if it finds as much as in fp32.
     """
 
     engine: EngineName = "openvino"  # openvino: both models are exported, no torch is needed to serve; torch: for GPUs
-    encoder_precision: Precision = "fp32"  # of the exported query encoder
+    # of the exported query encoder; auto: int8, unless its embeddings are not as good as those of the trained tower
+    encoder_precision: EncoderPrecision = "auto"
     # int8: through OpenVINO, for CPUs; bf16: through torch, for a GPU; fp32: through torch
     item_precision: ItemPrecision = "auto"  # of item embeddings; auto: int8 or bf16, unless fp32 is less work
     reranker_precision: Precision = "int8"  # of the exported cross-encoder

@@ -27,43 +27,10 @@ TOKENIZER_FILE = "tokenizer.json"
 LIVE_TOKEN_BUDGET = 256  # per run while searches wait for the same engine: some 10 ms of MiniLM on two cores
 
 
-def put_encoder(
-    model_dir: Path,
-    out: Path,
-    config: BuildConfig,
-    *,
-    max_tokens: int,
-    dim: int | None,
-    queries: Sequence[str],
-) -> None:
-    """Write the query tower into a bundle.
-
-    Args:
-        model_dir: A retriever version's folder.
-        out: Where to write; must not exist.
-        config: Engine and precision.
-        max_tokens: Queries are cut to so many tokens.
-        dim: Embeddings are cut to this width; None: the model's.
-        queries: Real ones, for tracing and calibration; at least one.
-    """
-    if config.engine == "torch":
-        shutil.copytree(model_dir / RETRIEVER_FOLDER, out)
-        return
-    export_encoder(
-        model_dir / RETRIEVER_FOLDER,
-        out,
-        role="query",
-        precision=config.encoder_precision,
-        calibration_texts=queries,
-        max_tokens=max_tokens,
-        dim=dim,
-    )
-
-
 def get_encoder(
     folder: Path, engine: EngineName, *, max_tokens: int, dim: int | None, n_threads: int | None
 ) -> TextEncoder:
-    """Open the query tower that ``put_encoder`` wrote."""
+    """Open the query tower that ``put_query_encoder`` wrote."""
     if engine == "torch":
         return open_torch_encoder(folder, role="query", max_tokens=max_tokens, dim=dim)
     return open_encoder(folder, n_threads=n_threads)
@@ -118,7 +85,7 @@ def get_item_encoder(
     """Open the item tower, by whichever way it got into the bundle; None if it did not.
 
     Args:
-        query_folder: Where ``put_encoder`` wrote.
+        query_folder: Where ``put_query_encoder`` wrote.
         folder: Where ``put_item_encoder`` wrote, if it did.
         config: Engine and precision.
         stage: Settings of the first stage, resolved.

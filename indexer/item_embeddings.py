@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from corpus.errors import ArtefactError
-from corpus.folders import replaced_folder
 from corpus.items import ItemTable
 from corpus.prepared import Example
 from corpus.workspace import Workspace
+from indexer.checks import check_embeddings, check_recall, depth_in_sample, recalls
 from indexer.config import BuildConfig
-from retrieval.arrays import FloatArray, IntArray
+from indexer.kept_exports import keep_int8_export, kept_folder
 from retrieval.config import RetrieverConfig
-from retrieval.embeddings import NAME_CHARACTERS, EmbedReport, count_missing, embed_items
-from retrieval.encoder import TextEncoder, export_encoder, open_encoder, open_torch_encoder, read_encoder_info
+from retrieval.embeddings import EmbedReport, count_missing, embed_items
+from retrieval.encoder import TextEncoder, open_encoder, open_torch_encoder, read_encoder_info
 from retrieval.passages import passage_texts
 from retrieval.texts import Texts
 
@@ -35,10 +35,6 @@ logger = logging.getLogger(__name__)
 N_COMPARED_ITEMS = 2048  # drawn by chance, beside those that validation searches led to
 FEW_ITEMS = 2 * N_COMPARED_ITEMS  # up to so many the comparison would cost as much as it saves
 SPEEDUP = 3.5  # of a reduced precision over torch fp32, about; benchmarks/results/build.md
-MIN_COSINE = 0.98  # mean; MiniLM in int8 measured 0.998 on product titles
-RECALL_DEPTH = 100
-MAX_RECALL_LOSS = 0.003
-NOISE = 1.96  # standard errors: a loss within them may be chance
 
 Reduced = Literal["int8", "bf16"]
 
@@ -79,29 +75,19 @@ class _Towers:
 
     def int8_folder(self, trained: TextEncoder) -> Path:
         """Return where the int8 export of the item tower is kept."""
-        return self.exported / trained.fingerprint[:NAME_CHARACTERS]
+        return kept_folder(self.exported, trained)
 
     def int8(self, trained: TextEncoder, texts: Texts, n_calibration: int) -> TextEncoder:
-        """Open the item tower in int8; the first call exports it, and all later ones find it.
-
-        The ranges of an export, and with them its fingerprint, hang on the passages that it was calibrated on. Were it
-        exported anew for every build, the first item that changes would make every cached embedding another encoder's.
-        """
-        folder = self.int8_folder(trained)
-        try:
-            return open_encoder(folder, bulk=True)
-        except ArtefactError:
-            logger.info("exporting the item tower in int8, calibrated on the catalogue's passages")
-        with replaced_folder(folder) as fresh:
-            export_encoder(
-                self.model_dir,
-                fresh,
-                role="item",
-                precision="int8",
-                calibration_texts=texts.take(texts.sample(n_calibration)),
-                max_tokens=self.stage.max_item_tokens,
-                dim=self.stage.dim,
-            )
+        """Open the item tower in int8; the first call exports it, and all later ones find it."""
+        folder = keep_int8_export(
+            self.exported,
+            self.model_dir,
+            trained,
+            role="item",
+            calibration_texts=lambda: texts.take(texts.sample(n_calibration)),
+            max_tokens=self.stage.max_item_tokens,
+            dim=self.stage.dim,
+        )
         return open_encoder(folder, bulk=True)
 
     def portable(self, precision: Literal["fp32", "int8", "bf16"], trained: TextEncoder) -> "PortableEncoder":
@@ -238,43 +224,14 @@ def check_item_agreement(
     theirs = embed_items(trained, sample, cache).vectors
     report = embed_items(encoder, sample, cache)
     ours = report.vectors
-    cosine = float(np.mean(np.sum(theirs * ours, axis=1)))
-    if cosine < MIN_COSINE:
-        raise ArtefactError(
-            f"expected item embeddings in {encoder.info.precision} to agree with the trained tower's (mean cosine ≥ "
-            f"{MIN_COSINE}), got {cosine:.3f}; set build.item_precision to fp32"
-        )
+    name, setting = f"item embeddings in {encoder.info.precision}", "build.item_precision"
+    check_embeddings(name, ours, theirs, setting=setting)
     asked = [(e.query, np.searchsorted(rows, some)) for e, some in zip(judged, positives, strict=True) if some]
     if not asked:
         return report.n_embedded
-    depth = max(1, round(RECALL_DEPTH * len(rows) / len(texts)))
     vectors, wanted = queries.encode([query for query, _ in asked]), [some for _, some in asked]
-    lost = recalls(vectors, theirs, wanted, depth) - recalls(vectors, ours, wanted, depth)  # (n_queries,)
-    beyond_noise = float(lost.mean() - NOISE * lost.std() / np.sqrt(len(lost)))
-    logger.info("item embeddings in %s: cosine %.4f, recall lost %.4f", encoder.info.precision, cosine, lost.mean())
-    if beyond_noise > MAX_RECALL_LOSS:
-        raise ArtefactError(
-            f"expected item embeddings in {encoder.info.precision} to lose at most {MAX_RECALL_LOSS:g} of recall@"
-            f"{RECALL_DEPTH}, got {lost.mean():.4f} on {len(lost)} searches; set build.item_precision to fp32"
-        )
+    depth = depth_in_sample(len(rows), len(texts))
+    by_ours, by_theirs = (recalls(vectors, found, wanted, depth) for found in (ours, theirs))
+    logger.info("%s: recall lost %.4f on %d searches", name, float(np.mean(by_theirs - by_ours)), len(asked))
+    check_recall(name, by_ours, by_theirs, setting=setting)
     return report.n_embedded
-
-
-def recalls(queries: FloatArray, items: FloatArray, wanted: Sequence[IntArray], depth: int) -> FloatArray:
-    """Return each query's share of wanted items that are among its nearest.
-
-    Args:
-        queries: float32 (n_queries, dim), L2-normalised.
-        items: float32 (n_items, dim), L2-normalised.
-        wanted: Rows of ``items`` for each query, at least one.
-        depth: How many items count as near; one that scores like the last of them counts, too.
-    Returns:
-        float32 (n_queries,).
-    """
-    found = np.empty(len(queries), dtype=np.float32)
-    depth = min(depth, len(items))
-    for number, (query, rows) in enumerate(zip(queries, wanted, strict=True)):
-        scores = items @ query  # (n_items,)
-        last = np.partition(scores, len(scores) - depth)[len(scores) - depth]
-        found[number] = np.mean(scores[rows] >= last)
-    return found

@@ -3,6 +3,12 @@
 A bound on the number alone does not keep a crowd in time: whoever waits behind 60 others is served when its deadline is
 about to pass, and so is everybody behind it, so that hardly an answer is of use to anyone. So the house also knows
 its pace, the time between two answers while it is busy, and refuses calls whose turn would come too late.
+
+How late that is hangs on whether there is a standing queue. A house that is empty now and then meets bursts, which
+pass: it lets in whoever can be answered at all. One that has not been empty for a second has more callers than it can
+answer, and each that it lets in waits as long as it allows: it allows less, so that time is left for reranking. The
+rule is that of controlled delay (CoDel, RFC 8289) as servers use it (B. Maurer, "Fail at Scale", ACM Queue 13 (8),
+2015).
 """
 
 import time
@@ -11,7 +17,9 @@ from contextlib import contextmanager
 
 from corpus.errors import Overloaded
 
-SHARE = 0.6  # of the time left, within which an answer must be expected: at .7 most had no time for reranking
+BURST_SHARE = 0.9  # of the time left, within which an answer must be expected
+STANDING_SHARE = 0.6  # and in a standing queue: at .7 most had no time for reranking
+STANDING_S = 1.0  # without a moment of emptiness
 SIDE_BY_SIDE = 3  # are let in whatever the pace: one alone does not tell how fast several are
 MEMORY = 0.9  # what the known pace counts beside a new measurement
 
@@ -32,6 +40,7 @@ class Admission:
         self._n_inside = 0
         self._n_refused = 0
         self._n_paced = 0  # of those inside, the ones that tell the pace
+        self._busy_since = 0.0  # time.monotonic() seconds at which it was empty last
         self._since = 0.0  # time.monotonic() seconds of the last answer, or of the end of idleness
         self._pace_s: float | None = None  # between two answers, while there is always a next one
 
@@ -77,7 +86,7 @@ class Admission:
             raise Overloaded(obstacle)
         is_paced = deadline is not None
         if is_paced and not self._n_paced:
-            self._since = time.monotonic()
+            self._busy_since = self._since = time.monotonic()
         self._n_inside += 1
         self._n_paced += is_paced
         try:
@@ -92,7 +101,9 @@ class Admission:
         """Tell whether a call's turn would come too late. A house nearly empty tries, and so learns of better times."""
         if self._pace_s is None or self._n_paced < SIDE_BY_SIDE:
             return False
-        return (self._n_paced + 1) * self._pace_s > SHARE * (deadline - time.monotonic())
+        now = time.monotonic()
+        share = STANDING_SHARE if now - self._busy_since > STANDING_S else BURST_SHARE
+        return (self._n_paced + 1) * self._pace_s > share * (deadline - now)
 
     def _note_answer(self) -> None:
         now = time.monotonic()

@@ -30,12 +30,16 @@ class Breaker:
         """Whether the part is left alone."""
         return self._n_failures >= self._most
 
-    def admits(self) -> bool:
-        """Tell whether the part may be asked now."""
+    def admits(self, *, is_stuck: bool = False) -> bool:
+        """Tell whether the part may be asked now.
+
+        Args:
+            is_stuck: Whether the part is still at what it was left alone for: who tried it would only wait.
+        """
         with self._lock:
             if not self.is_open:
                 return True
-            if time.monotonic() < self._asked_again_at:
+            if is_stuck or time.monotonic() < self._asked_again_at:
                 return False
             self._asked_again_at = time.monotonic() + self._pause_s  # for the others
             return True

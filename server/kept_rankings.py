@@ -19,6 +19,7 @@ from retrieval.arrays import FloatArray, IntArray
 from server.page_tokens import AFTER_PROCESS, PageToken, read_token
 from server.ranking import RankedWindow
 
+MOST_OPENINGS = 3  # of bundles, the latest, whose catalogues stay in memory for pages: a new version, and its rollback
 RANKING_BYTES = 2_500  # what Python takes for a ranking's place, names and arrays, beside what is in them
 VALUE_BYTES = 100  # of a facet: its object with a text and a count
 EXPLAINED_BYTES = 280  # of a candidate: what it takes to tell what made up its score, mostly features
@@ -56,6 +57,7 @@ class KeptRankings:
             page_ttl_s: Seconds for which a ranking is kept after the last search that it answered.
             repeat_ttl_s: Seconds after its making for which a ranking answers repeated searches; 0: it never does.
             max_bytes: Most memory, of which the newest ranking may take more; those that answered longest ago go first.
+                What a ranking shares with its bundle is not counted; the bound on that is ``MOST_OPENINGS``.
             clock: Seconds, never falling.
             process: Number of this one of several serving processes, which search ids, and so tokens, begin with.
         """
@@ -70,6 +72,7 @@ class KeptRankings:
         self._secret = secrets.token_bytes(hashlib.blake2b.MAX_KEY_SIZE)
         self._kept: OrderedDict[str, tuple[KeptRanking, float]] = OrderedDict()  # with its end; next to end first
         self._names: dict[bytes, str] = {}  # by key
+        self._openings: set[int] = set()  # of the rankings that are kept, and perhaps of some that are not
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -103,7 +106,8 @@ class KeptRankings:
         if kept.key is not None:
             self._names[kept.key] = kept.name
         while len(self._kept) > 1 and (self._next_end() <= now or self.size_bytes > self._max_bytes):
-            self._let_go()
+            self._let_go(next(iter(self._kept)))
+        self._forget_openings(window.opening)
         return kept
 
     def repeat(self, key: bytes) -> KeptRanking | None:
@@ -165,8 +169,17 @@ class KeptRankings:
     def _next_end(self) -> float:
         return next(iter(self._kept.values()))[1]
 
-    def _let_go(self) -> None:
-        name, (kept, _) = self._kept.popitem(last=False)
+    def _forget_openings(self, opening: int) -> None:
+        """Drop the rankings of all openings but the latest: somebody who changes versions again and again may do so."""
+        self._openings.add(opening)
+        if len(self._openings) > MOST_OPENINGS:
+            gone = min(self._openings)
+            self._openings.remove(gone)
+            for name in [name for name, (kept, _) in self._kept.items() if kept.window.opening == gone]:
+                self._let_go(name)
+
+    def _let_go(self, name: str) -> None:
+        kept, _ = self._kept.pop(name)
         self.size_bytes -= kept.size_bytes
         if kept.key is not None and self._names.get(kept.key) == name:  # not made again since
             del self._names[kept.key]

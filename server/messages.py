@@ -1,7 +1,7 @@
 """Between the public contract's messages and the types that the stages speak."""
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -50,21 +50,20 @@ def moment(timestamp: Timestamp) -> datetime:
 
 def timestamp_message(time: datetime) -> Timestamp:
     """Return a timezone-aware datetime as a protobuf time."""
-    message = Timestamp()
-    message.FromDatetime(time.astimezone(UTC))
-    return message
+    seconds, rest = divmod(time - _EPOCH, _SECOND)
+    return Timestamp(seconds=seconds, nanos=rest.microseconds * 1000)
 
 
 def item_message(item: Item, fields: frozenset[str]) -> search_pb2.Item:
     """Write an item, with only the fields named; fields that the catalogue leaves empty stay absent."""
-    values: dict[str, Any] = {name: getattr(item, name) for name in fields}
-    if "attributes" in values:
-        values["attributes"] = {
-            name: search_pb2.AttributeValues(values=entries) for name, entries in item.attributes.items()
-        }
-    if item.updated_at is not None and "updated_at" in values:
-        values["updated_at"] = timestamp_message(item.updated_at)
-    return search_pb2.Item(**values)
+    values: dict[str, Any] = {name: getattr(item, name) for name in fields - _FIELDS_OF_MESSAGES}
+    message = search_pb2.Item(**values)
+    if "attributes" in fields:
+        for name, entries in item.attributes.items():
+            message.attributes[name].values.extend(entries)
+    if item.updated_at is not None and "updated_at" in fields:
+        message.updated_at.CopyFrom(timestamp_message(item.updated_at))
+    return message
 
 
 def item_of(message: search_pb2.Item) -> Item:
@@ -178,4 +177,7 @@ def user_event_message(event: Event, visitor_id: str | None) -> search_pb2.UserE
     )
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND = timedelta(seconds=1)
+_FIELDS_OF_MESSAGES = frozenset({"attributes", "updated_at"})
 _OPTIONAL_ITEM_FIELDS = ("description", "brand", "price", "currency", "in_stock", "image_uri")

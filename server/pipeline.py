@@ -56,6 +56,7 @@ class Pipeline:
         *,
         hide_out_of_stock: bool = False,
         breakers: Breakers | None = None,
+        opening: int | None = None,
     ) -> None:
         """Wrap an open bundle.
 
@@ -64,9 +65,11 @@ class Pipeline:
             histories: Where histories are looked up that a search does not bring along.
             hide_out_of_stock: Find no items of which the catalogue says that they are not in stock.
             breakers: What is known of parts that fail; None: nothing.
+            opening: Number of the pipeline over the bundle as it was opened; None: this one.
         """
         self.bundle = bundle
         self.number = next(_NUMBERS)  # no other pipeline of the process has it: it stands for the snapshot searched
+        self.opening = self.number if opening is None else opening  # for the catalogue, which all snapshots share
         self.breakers = breakers or Breakers()
         self._histories = histories
         self._hides = hide_out_of_stock
@@ -80,7 +83,9 @@ class Pipeline:
         """
         if bundle is self.bundle:
             return self
-        return Pipeline(bundle, self._histories, hide_out_of_stock=self._hides, breakers=self.breakers)
+        return Pipeline(
+            bundle, self._histories, hide_out_of_stock=self._hides, breakers=self.breakers, opening=self.opening
+        )
 
     def search(self, task: SearchTask, run: Run) -> RankedWindow:
         """Find and order the candidates of one search.
@@ -127,6 +132,7 @@ class Pipeline:
         return RankedWindow(
             ranking=ranking,
             items=self.bundle.items,
+            opening=self.opening,
             index_version=manifest.version,
             retriever_version=manifest.retriever.fingerprint,
             reranker_version=manifest.reranker.fingerprint if manifest.reranker else "",
@@ -258,7 +264,7 @@ class Pipeline:
         if reranker is None or depth == 0 or not task.query:  # the second stage learned from searches with a query
             return unread
         breaker = self.breakers.reranker
-        is_asked = breaker.admits()
+        is_asked = breaker.admits(is_stuck=reranker.scorer.busy_s > STUCK_S)
         try:
             deadline = run.midway if task.explain else run.deadline  # explaining takes time of its own
             reranked = reranker.rerank(

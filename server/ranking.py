@@ -107,6 +107,7 @@ class RankedWindow:
 
     ranking: Ranking
     items: ItemTable
+    opening: int  # number of the opening of a bundle that the items belong to; later ones are greater
     index_version: str
     retriever_version: str
     reranker_version: str  # empty: the bundle has none

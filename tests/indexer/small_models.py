@@ -23,7 +23,9 @@ RERANKER = RerankerConfig(max_query_tokens=16, max_history_tokens=24, max_item_t
 BLEND = BlendConfig(
     min_searches=20, depth=30, rerank_depth=6, n_leaves=5, min_leaf=10, max_trees=20, patience=10, n_folds=3
 )
-BUILD = BuildConfig(reranker_precision="fp32", n_calibration=12, n_recall_queries=20, suggestion_shoppers=2)
+BUILD = BuildConfig(
+    encoder_precision="fp32", reranker_precision="fp32", n_calibration=12, n_recall_queries=20, suggestion_shoppers=2
+)
 
 
 def write_retriever(folder: Path, encoder: Path, *, fingerprint: str) -> None:

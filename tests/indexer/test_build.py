@@ -224,7 +224,7 @@ def test_a_build_that_fails_leaves_no_bundle_but_keeps_the_embeddings(workspace,
         raise ArtefactError("export failed")
 
     with monkeypatch.context() as broken:
-        broken.setattr(build, "put_encoder", fail)
+        broken.setattr(build, "put_query_encoder", fail)
         with pytest.raises(ArtefactError, match="export failed"):
             build_bundle(workspace, RETRIEVER, RERANKER, BUILD)
     assert not [path for path in workspace.bundles.iterdir() if path.is_dir()]

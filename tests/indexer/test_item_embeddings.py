@@ -6,10 +6,10 @@ import pytest
 
 from corpus.errors import ArtefactError
 from corpus.prepared import Example, Label, Prepared
-from indexer import item_embeddings, ray_embedding
+from indexer import checks, item_embeddings, ray_embedding
 from indexer.build import build_bundle
 from indexer.config import BuildConfig
-from indexer.item_embeddings import check_item_agreement, choose_precision, embed_catalogue, recalls
+from indexer.item_embeddings import check_item_agreement, choose_precision, embed_catalogue
 from retrieval.embeddings import embed_items
 from retrieval.encoder import open_torch_encoder
 from retrieval.passages import passage_texts
@@ -51,14 +51,6 @@ def search_for(row, query):
     return Example(query_id=query, query=query, user_id=None, timestamp=None, labels=(label,), history=())
 
 
-def test_recall_is_the_share_of_wanted_items_among_the_nearest():
-    items = np.eye(4, dtype=np.float32)
-    queries = np.array([[0.1, 0.9, 0.4, 0.0], [0.6, 0.5, 0.4, 0.3]], dtype=np.float32)
-    wanted = [np.array([1, 3]), np.array([0, 1, 2])]
-    np.testing.assert_allclose(recalls(queries, items, wanted, 2), [1 / 2, 2 / 3])
-    np.testing.assert_allclose(recalls(queries, items, wanted, 9), [1, 1])
-
-
 def test_an_encoder_that_agrees_passes_and_leaves_the_sample_in_the_cache(trained, queries, texts, tmp_path):
     near = Bent(trained, lambda _, vectors: vectors + 0.001)
     check_item_agreement(near, trained, queries, texts, tmp_path, [search_for(3, "red acme running shoe")])
@@ -71,7 +63,7 @@ def test_embeddings_that_point_elsewhere_are_refused(trained, queries, texts, tm
 
 
 def test_lost_recall_is_refused_at_a_high_mean_cosine(trained, queries, texts, tiny_items, tmp_path, monkeypatch):
-    monkeypatch.setattr(item_embeddings, "RECALL_DEPTH", 5)
+    monkeypatch.setattr(checks, "RECALL_DEPTH", 5)
     titles = tiny_items.column("title")
     searches = [search_for(row, titles[row]) for row in (0, 20)]
     lost = set(texts.take(np.array([0, 20])))
@@ -79,7 +71,7 @@ def test_lost_recall_is_refused_at_a_high_mean_cosine(trained, queries, texts, t
     def lose_two(given, vectors):
         return np.where([[text in lost] for text in given], -vectors, vectors)
 
-    monkeypatch.setattr(item_embeddings, "MIN_COSINE", 0.9)  # two of sixty opposite: 1 - 4 / 60
+    monkeypatch.setattr(checks, "MIN_COSINE", 0.9)  # two of sixty opposite: 1 - 4 / 60
     with pytest.raises(ArtefactError, match=r"recall@5, got 1\.0000 on 2 searches"):
         check_item_agreement(Bent(trained, lose_two), trained, queries, texts, tmp_path, searches)
 
@@ -100,8 +92,8 @@ def test_what_training_left_in_the_cache_decides(trained, texts, tmp_path, monke
 
 
 def test_int8_bundles_keep_their_encoder_and_their_embeddings_apart(workspace, monkeypatch, caplog):
-    monkeypatch.setattr(item_embeddings, "MIN_COSINE", 0.5)  # a random model is no easy one to quantise
-    monkeypatch.setattr(item_embeddings, "MAX_RECALL_LOSS", 1.0)
+    monkeypatch.setattr(checks, "MIN_COSINE", 0.5)  # a random model is no easy one to quantise
+    monkeypatch.setattr(checks, "MAX_RECALL_LOSS", 1.0)
     full = build_bundle(workspace, RETRIEVER, RERANKER, BUILD)
     with caplog.at_level(logging.INFO):
         reduced = build_bundle(workspace, RETRIEVER, RERANKER, INT8)
@@ -121,7 +113,7 @@ def test_int8_bundles_keep_their_encoder_and_their_embeddings_apart(workspace, m
 
 def test_a_reduced_precision_that_fails_gives_way_to_fp32_unless_it_was_named(workspace, monkeypatch, caplog):
     shutil.rmtree(workspace.rerankers)
-    monkeypatch.setattr(item_embeddings, "MIN_COSINE", 1.1)
+    monkeypatch.setattr("indexer.item_embeddings.check_embeddings", refuse_int8)
     monkeypatch.setattr(item_embeddings, "FEW_ITEMS", 10)
     with pytest.raises(ArtefactError, match="in int8 to agree"):
         build_bundle(workspace, RETRIEVER, RERANKER, INT8)
@@ -136,7 +128,7 @@ def test_a_reduced_precision_that_fails_gives_way_to_fp32_unless_it_was_named(wo
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_a_cluster_gets_the_encoder_that_the_build_chose(workspace, tmp_path, monkeypatch, precision):
-    monkeypatch.setattr(item_embeddings, "MIN_COSINE", 0.5)
+    monkeypatch.setattr(checks, "MIN_COSINE", 0.5)
     monkeypatch.setattr(item_embeddings, "N_COMPARED_ITEMS", 10)  # the others are left to the cluster
     asked = []
 
@@ -162,3 +154,8 @@ def test_a_cluster_gets_the_encoder_that_the_build_chose(workspace, tmp_path, mo
     assert asked == [("auto", done.fingerprint)]
     assert (done.report.n_embedded, done.report.n_reused) == (60, 0)
     assert np.isfinite(np.load(tmp_path / "vectors.npy")).all()
+
+
+def refuse_int8(name, ours, theirs, *, setting):
+    if "int8" in name:
+        raise ArtefactError(f"expected {name} to agree; set {setting} to fp32")

@@ -16,6 +16,7 @@ import pytest
 from corpus.errors import TandemError
 from corpus.events import Event, EventType
 from rerank.scorer import PairScorer
+from server.breaker import PAUSE_S
 from server.pb.tandem.search.v1 import search_pb2 as pb
 from server.pb.tandem.search.v1 import search_pb2_grpc
 from server.pseudonyms import KEY_VARIABLE
@@ -117,6 +118,10 @@ def test_a_reranker_that_hangs_keeps_few_searches_waiting(own_store, serving, mo
                 assert len(answer.results) == 10
             assert is_open(server, "reranker")
             assert np.median(took) < 0.5 * max(took)  # most do not wait their deadline out
+            time.sleep(PAUSE_S)
+            began = time.monotonic()
+            assert client.search(QUERY, timeout_s=2.0).degraded
+            assert time.monotonic() - began < 0.5 * max(took)  # nor does anybody try again while it hangs
             goes_on.set()
         eventually(lambda: search(client, 1) == [()])
         assert not is_open(server, "reranker")

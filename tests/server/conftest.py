@@ -67,7 +67,13 @@ def store(tiny_items: ItemTable, tiny_encoder_folder: Path, tiny_bert_folder: Pa
         workspace,
         retriever,
         reranker,
-        BuildConfig(reranker_precision="fp32", n_calibration=8, n_recall_queries=8, suggestion_shoppers=2),
+        BuildConfig(
+            encoder_precision="fp32",
+            reranker_precision="fp32",
+            n_calibration=8,
+            n_recall_queries=8,
+            suggestion_shoppers=2,
+        ),
     )
     publish(workspace.bundles)
     return workspace

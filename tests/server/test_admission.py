@@ -38,13 +38,36 @@ def test_a_call_whose_turn_would_come_too_late_is_refused(now):
     admission = Admission(10)
     answer(admission, now, 0.1)
     with admission.admit(now[0] + 1), admission.admit(now[0] + 1), admission.admit(now[0] + 1):
-        # with the three inside, four tenths of a second: six tenths of .67 s are just enough
-        with pytest.raises(Overloaded, match="too little time"), admission.admit(now[0] + 0.66):
+        # with the three inside, four tenths of a second: nine tenths of .45 s are just enough
+        with pytest.raises(Overloaded, match="too little time"), admission.admit(now[0] + 0.44):
             pass
         with admission.admit():  # a further page costs nothing
             assert (admission.n_inside, admission.n_refused) == (4, 1)
-        with admission.admit(now[0] + 0.67):
+        with admission.admit(now[0] + 0.45):
             assert (admission.n_inside, admission.n_refused) == (4, 1)
+
+
+def test_in_a_standing_queue_more_of_the_time_is_kept_for_reranking(now):
+    admission = Admission(10)
+    answer(admission, now, 0.1)
+    first = admission.admit(now[0] + 60)
+    first.__enter__()
+    with admission.admit(now[0] + 60), admission.admit(now[0] + 60):
+        now[0] += 1.0
+        with admission.admit(now[0] + 0.45):
+            pass
+        first.__exit__(None, None, None)
+        with admission.admit(now[0] + 60):  # the house has not been empty
+            now[0] += 0.1
+            pace = admission._pace_s  # of whatever was answered until now
+            with pytest.raises(Overloaded), admission.admit(now[0] + 4 * pace / 0.6 - 0.01):
+                pass
+            with admission.admit(now[0] + 4 * pace / 0.6 + 0.01):
+                pass
+    with admission.admit(now[0] + 60), admission.admit(now[0] + 60), admission.admit(now[0] + 60):  # it was, by now
+        pace = admission._pace_s
+        with admission.admit(now[0] + 4 * pace / 0.9 + 0.01):
+            pass
 
 
 def test_a_house_that_is_nearly_empty_lets_everybody_in_and_so_learns_of_better_times(now):
@@ -69,9 +92,9 @@ def test_the_pace_is_that_of_answers_side_by_side_not_of_each(now):
             now[0] += 0.5
         now[0] += 0.5
     with admission.admit(now[0] + 9), admission.admit(now[0] + 9), admission.admit(now[0] + 9):
-        with pytest.raises(Overloaded), admission.admit(now[0] + 1.99 / 0.6):
+        with pytest.raises(Overloaded), admission.admit(now[0] + 1.99 / 0.9):
             pass
-        with admission.admit(now[0] + 2.01 / 0.6):
+        with admission.admit(now[0] + 2.01 / 0.9):
             assert admission.n_inside == 4
 
 

@@ -30,6 +30,14 @@ def test_a_breaker_lets_one_call_try_after_its_pause(clock):
     assert breaker.admits()
 
 
+def test_nobody_tries_what_is_still_stuck(clock):
+    breaker = Breaker(2.0)
+    assert breaker.admits(is_stuck=True)  # others may only wait for their turn
+    breaker.note(failed=True)
+    clock[0] += 2.0
+    assert [breaker.admits(is_stuck=True), breaker.admits(), breaker.admits()] == [False, True, False]
+
+
 def test_only_failures_in_a_row_open_a_breaker(clock):
     breaker = Breaker(2.0, n_failures=3)
     for failed in (True, True, False, True, True):

@@ -17,6 +17,7 @@ KEY, OTHER = b"k" * 16, b"o" * 16
 WINDOW = RankedWindow(
     ranking=ranking_of([3, 1], scores=[0.5, 0.25]),
     items=cast(ItemTable, object()),
+    opening=1,
     index_version="v1",
     retriever_version="r",
     reranker_version="",
@@ -51,6 +52,24 @@ def test_a_token_leads_back_to_its_answer_ranking_and_place(clock):
     kept = rankings(clock)
     ranking = kept.keep(WINDOW)
     assert kept.find(kept.token("an-id", ranking, 20, DIGEST), DIGEST) == ("an-id", ranking, 20)
+
+
+def test_rankings_hold_the_catalogues_of_the_latest_openings_alone(clock):
+    kept = rankings(clock)
+    tokens = []
+    for opening in range(1, 6):
+        ranking = kept.keep(replace(WINDOW, opening=opening), bytes([opening]) * 16)
+        tokens.append(kept.token("an-id", ranking, 1, DIGEST))
+    assert (len(kept), kept.size_bytes) == (3, 3 * SIZE)
+    for token in tokens[:2]:
+        with pytest.raises(BadPageToken, match="expired"):
+            kept.find(token, DIGEST)
+    assert [kept.find(token, DIGEST)[1].window.opening for token in tokens[2:]] == [3, 4, 5]
+    assert [kept.repeat(bytes([opening]) * 16) is None for opening in range(1, 6)] == [True, True, False, False, False]
+    late = kept.keep(replace(WINDOW, opening=2))  # of a search that began before the last swaps
+    with pytest.raises(BadPageToken, match="expired"):
+        kept.find(kept.token("an-id", late, 1, DIGEST), DIGEST)
+    assert len(kept) == 3
 
 
 def test_search_ids_differ_and_begin_with_the_process_if_there_are_several(clock):

@@ -2,6 +2,7 @@ import dataclasses
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ HISTORY = tuple(
     HistoryEvent(timestamp=NOW - timedelta(hours=n), type=EventType.PURCHASE, item_id=f"i-{n:02d}") for n in range(1, 6)
 )
 STAGES = ["history", "filter", "retrieve", "rerank"]
+IDLE = SimpleNamespace(busy_s=0.0)  # a scorer
 
 
 class Histories:
@@ -32,6 +34,8 @@ class Histories:
 
 class Broken:
     """Stands for any part, and fails whatever it is asked."""
+
+    scorer = IDLE
 
     def history(self, shopper: str) -> tuple[HistoryEvent, ...]:
         raise ArtefactError("the disk is gone")
@@ -217,6 +221,8 @@ def test_candidates_that_time_did_not_suffice_for_follow_and_are_counted(bundle)
     class Hurried:
         """A reranker that had time for the best four only."""
 
+        scorer = IDLE
+
         def rerank(self, query, history, candidates, **_options: object):
             read = bundle.reranker.rerank(query, history, candidates, depth=4)
             return dataclasses.replace(read, degraded=DEADLINE, n_wanted=10)
@@ -247,6 +253,8 @@ def test_a_reranker_whose_engine_fails_gives_the_order_of_retrieval_and_says_so(
 
 class Blended:
     """A second stage that turns all candidates round, read or not."""
+
+    scorer = IDLE
 
     def __init__(self, degraded: str | None = None) -> None:
         self.degraded = degraded
@@ -300,6 +308,8 @@ def test_the_second_stage_may_order_all_candidates_also_those_it_did_not_read(bu
 def test_what_was_not_worth_reading_is_no_degradation_and_counts_as_not_wanted(bundle):
     class Choosy:
         """A second stage that found four candidates worth reading."""
+
+        scorer = IDLE
 
         def rerank(self, query, history, candidates, **_options: object):
             return bundle.reranker.rerank(query, history, candidates, depth=4)
