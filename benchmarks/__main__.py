@@ -10,6 +10,7 @@ faults    what do searches lose while a part fails?
 """
 
 import logging
+import signal
 import sys
 
 import typer
@@ -41,6 +42,7 @@ def _root() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # servers are to end with their benchmark
     try:
         app()
     except TandemError as exc:

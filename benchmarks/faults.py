@@ -33,7 +33,7 @@ from benchmarks.faulty_server import FAULTS
 from benchmarks.load_generator import Caller, Fate, Outcome, closed_loop, open_loop
 from benchmarks.load_phases import searches
 from benchmarks.load_server import copy_of_store, running_server
-from corpus.errors import TandemError
+from corpus.errors import ConfigError, TandemError
 from corpus.prepared import Prepared
 from corpus.workspace import Workspace
 from server.pb.tandem.search.v1 import search_pb2
@@ -85,7 +85,13 @@ class Fault:
 
 
 def phase_of(outcomes: Sequence[Outcome]) -> Phase:
-    """Tell what became of some calls, at least one."""
+    """Tell what became of some calls.
+
+    Raises:
+        TandemError: If there are none.
+    """
+    if not outcomes:
+        raise TandemError("expected calls in every phase, got one without; offer more with --share, or for longer")
     times = np.array([outcome.latency_s * 1000 for outcome in outcomes])
     fates = Counter(outcome.fate for outcome in outcomes)
     return Phase(
@@ -110,6 +116,8 @@ def faults(
     results: Annotated[Path, typer.Option(help="Where faults.json and faults.md go.")] = RESULTS,
 ) -> None:
     """Break one part after another under load; write benchmarks/results/faults.json and .md."""
+    if phase_s <= SETTLING_S:
+        raise ConfigError(f"expected --phase-s above {SETTLING_S:g}, of which the first are a row of their own")
     circumstances = Circumstances()
     workspace = Workspace(store)
     requests = searches(Prepared(workspace.data), limit=N_SEARCHES)
@@ -180,7 +188,8 @@ def _measure(name: str, workspace: Workspace, requests: Sequence[search_pb2.Sear
         if name in REDIS_FAULTS:
             redis = stack.enter_context(_redis(folder))
             requests = [_of_a_shopper(request, number) for number, request in enumerate(requests)]
-            server = stack.enter_context(running_server(copy, [f"server.history_url={redis.url}"]))
+            settings, key = [f"server.history_url={redis.url}"], {KEY_VARIABLE: HISTORY_KEY}
+            server = stack.enter_context(running_server(copy, settings, environment=key))
             begin, end = partial(redis.fail, REDIS_FAULTS[name]), redis.mend
         else:
             server = stack.enter_context(running_server(copy, (), module=("benchmarks.faulty_server", name)))
@@ -209,6 +218,10 @@ async def _beside(
         load = await open_loop(
             caller, rate=rate, duration_s=plan.phase_s, max_in_flight=MOST_IN_FLIGHT, generator=generator
         )
+        if load.n_unsent:
+            raise TandemError(
+                f"expected every call to be sent, got {load.n_unsent} that found {MOST_IN_FLIGHT} waiting"
+            )
         return load.outcomes
 
     try:
@@ -273,7 +286,6 @@ class _Redis:
 @contextmanager
 def _redis(folder: Path) -> Iterator[_Redis]:
     server = _Redis(folder)
-    os.environ.setdefault(KEY_VARIABLE, HISTORY_KEY)  # which the server inherits
     try:
         yield server
     finally:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +55,11 @@ class ServerUnderLoad:
 
 @contextmanager
 def running_server(
-    workspace: Workspace, overrides: Sequence[str], *, module: Sequence[str] = ("server.cli",)
+    workspace: Workspace,
+    overrides: Sequence[str],
+    *,
+    module: Sequence[str] = ("server.cli",),
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[ServerUnderLoad]:
     """Run ``tandem serve`` on free ports until the block ends.
 
@@ -63,6 +67,7 @@ def running_server(
         workspace: The store; see ``copy_of_store``.
         overrides: Settings, as ``section.key=value``.
         module: What takes the command's arguments, with arguments of its own.
+        environment: Further variables.
     Raises:
         TandemError: If it is not ready in time.
     """
@@ -76,7 +81,8 @@ def running_server(
         command += ["--set", setting]
     log = workspace.root / "serve.log"
     with log.open("w", encoding="utf-8") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        variables = {**os.environ, **(environment or {})}
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=variables)
     try:
         deadline = time.monotonic() + START_S
         while check_health(address, SEARCH_SERVICE, timeout_s=1.0) != "SERVING":

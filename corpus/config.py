@@ -60,11 +60,24 @@ def load_config(
     for override in overrides:
         key, value = read_override(override)
         _assign(tree, key.split("."), value, source=f"--set {override}")
+    return validated(model, tree, source=str(path))
+
+
+def validated(model: type[M], tree: Mapping[str, Any], *, source: str) -> M:
+    """Return a configuration of the values in a tree of sections.
+
+    Args:
+        model: The root section to validate against.
+        tree: Sections and values, as TOML has them.
+        source: Where they stand, for the message.
+    Raises:
+        ConfigError: If a key or value does not fit the schema.
+    """
     try:
         return model.model_validate(tree)
     except ValidationError as exc:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in exc.errors())
-        raise ConfigError(f"{path} does not fit the schema: {faults}") from exc
+        raise ConfigError(f"{source} does not fit the schema: {faults}") from exc
 
 
 def read_override(override: str) -> tuple[str, Any]:

@@ -97,6 +97,11 @@ class ItemTable:
     def __len__(self) -> int:
         return self.frame.height
 
+    @property
+    def own_bytes(self) -> int:
+        """Memory, about, of what a snapshot of a catalogue holds beside it; this is the catalogue itself."""
+        return 0
+
     def take(self, rows: npt.NDArray[np.int64] | range) -> "ItemTable":
         """Return the items of rows as a table of their own, in the order of the rows."""
         return ItemTable(self.frame[rows])

@@ -1,5 +1,6 @@
 """The catalogue under live updates: a base whose rows stay, and the items that changed since."""
 
+import sys
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Self
@@ -55,6 +56,11 @@ class LiveItems(ItemTable):
 
     def __len__(self) -> int:
         return self.n_rows
+
+    @property
+    def own_bytes(self) -> int:
+        """See ``ItemTable.own_bytes``: its look-ups; items themselves are shared by many snapshots."""
+        return sum(map(sys.getsizeof, (self.changed, self._added, self.gone)))
 
     def any_row_of(self, item_id: str) -> int | None:
         """Return the row of an item even if it is gone, or None if there never was such an item."""

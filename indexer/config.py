@@ -39,12 +39,11 @@ class BuildConfig(Section):
     """
 
     engine: EngineName = "openvino"  # openvino: both models are exported, no torch is needed to serve; torch: for GPUs
-    # of the exported query encoder; auto: int8, unless its embeddings are not as good as those of the trained tower
-    encoder_precision: EncoderPrecision = "auto"
+    encoder_precision: EncoderPrecision = "auto"  # of the exported query encoder; auto: int8, unless it finds less
     # int8: through OpenVINO, for CPUs; bf16: through torch, for a GPU; fp32: through torch
     item_precision: ItemPrecision = "auto"  # of item embeddings; auto: int8 or bf16, unless fp32 is less work
     reranker_precision: Precision = "int8"  # of the exported cross-encoder
-    n_calibration: Annotated[int, Field(ge=1)] = 300  # queries that int8 export is calibrated on
+    n_calibration: Annotated[int, Field(ge=1)] = 300  # texts that an int8 export is calibrated on, when it is made
     n_recall_queries: Annotated[int, Field(ge=1)] = 500  # validation queries to compare the index with exact search on
     min_ann_recall: Annotated[float, Field(ge=0, le=1)] = 0.99  # ann_recall@100; the cheapest search with it is kept
     n_self_retrieval: Annotated[int, Field(ge=1)] = 500  # items, a seeded sample, that are searched by their own titles

@@ -11,7 +11,7 @@ from pathlib import Path
 from corpus.errors import ArtefactError
 from corpus.folders import replaced_folder
 from retrieval.embeddings import NAME_CHARACTERS
-from retrieval.encoder import Role, TextEncoder, export_encoder, read_encoder_info
+from retrieval.encoder import Role, TextEncoder, export_encoder, open_encoder
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +52,8 @@ def keep_int8_export(
     """
     folder = kept_folder(kept, trained)
     try:
-        read_encoder_info(folder)
-    except ArtefactError:
+        open_encoder(folder, n_threads=1)
+    except ArtefactError:  # none, or a damaged one
         logger.info("exporting the %s tower in int8, calibrated on the store's own texts", role)
         with replaced_folder(folder) as fresh:
             export_encoder(

@@ -16,7 +16,7 @@ from corpus.errors import ArtefactError
 from corpus.prepared import Example
 from indexer.checks import check_embeddings, check_recall, depth_in_sample, recalls
 from indexer.config import BuildConfig
-from indexer.kept_exports import keep_int8_export
+from indexer.kept_exports import keep_int8_export, kept_folder
 from retrieval.arrays import FloatArray
 from retrieval.config import RetrieverConfig
 from retrieval.encoder import TextEncoder, export_encoder, open_encoder, open_torch_encoder
@@ -25,7 +25,7 @@ from retrieval.model_info import MODEL_FOLDER
 logger = logging.getLogger(__name__)
 
 SETTING = "build.encoder_precision"
-N_COMPARED_ITEMS = 2048  # drawn by chance, beside those that validation searches led to
+N_COMPARED_ITEMS = 65_536  # drawn by chance, beside those that validation searches led to; most catalogues have fewer
 SEED = 13
 
 
@@ -64,12 +64,14 @@ def put_query_encoder(
     max_tokens, dim = stage.max_query_tokens, stage.dim
     trained = open_torch_encoder(model, role="query", max_tokens=max_tokens, dim=dim)
     if config.encoder_precision != "fp32":
-        folder = keep_int8_export(
-            kept, model, trained, role="query", calibration_texts=lambda: queries, max_tokens=max_tokens, dim=dim
-        )
         try:
+            folder = keep_int8_export(
+                kept, model, trained, role="query", calibration_texts=lambda: queries, max_tokens=max_tokens, dim=dim
+            )
             check_query_encoder(open_encoder(folder), trained, queries, judged, vectors)
         except ArtefactError as exc:
+            # the next build calibrates anew, perhaps on a longer log
+            shutil.rmtree(kept_folder(kept, trained), ignore_errors=True)
             if config.encoder_precision == "int8":
                 raise
             logger.warning("queries are encoded in fp32 instead: %s", exc)
@@ -79,37 +81,57 @@ def put_query_encoder(
     export_encoder(
         model, out, role="query", precision="fp32", calibration_texts=queries, max_tokens=max_tokens, dim=dim
     )
-    check_query_encoder(open_encoder(out), trained, queries, judged, vectors)
+    check_query_embeddings(open_encoder(out), trained, queries)
     return "fp32"
 
 
-def check_query_encoder(
-    encoder: TextEncoder, trained: TextEncoder, queries: Sequence[str], judged: Sequence[Example], vectors: FloatArray
-) -> None:
-    """Refuse a query encoder whose embeddings are not as good as those of the trained tower.
-
-    Recall is that of the labelled items among those and 2,048 items drawn by chance, to a depth as far down the sample
-    as 100 items are down the catalogue.
+def check_query_embeddings(encoder: TextEncoder, trained: TextEncoder, queries: Sequence[str]) -> None:
+    """Refuse a query encoder whose embeddings are not those of the trained tower.
 
     Args:
         encoder: As it is to be served.
         trained: The query tower in fp32.
         queries: Real ones, at least one.
-        judged: Searches with labels; without one only the embeddings themselves are compared.
+    Raises:
+        ArtefactError: If the mean cosine is too low.
+    """
+    check_embeddings(_name(encoder), encoder.encode(queries), trained.encode(queries), setting=SETTING)
+
+
+def check_query_encoder(
+    encoder: TextEncoder, trained: TextEncoder, queries: Sequence[str], judged: Sequence[Example], vectors: FloatArray
+) -> None:
+    """Refuse a query encoder in a reduced precision that is not as good as the trained tower.
+
+    Recall is that of the labelled items among those and others drawn by chance, to a depth as far down these as 100
+    items are down the catalogue.
+
+    Args:
+        encoder: As it is to be served.
+        trained: The query tower in fp32.
+        queries: Real ones, at least one.
+        judged: Searches with labels; with few of them only the embeddings themselves are compared.
         vectors: The catalogue's embeddings, float32 (n_items, dim).
     Raises:
         ArtefactError: If the mean cosine is too low, or more recall is lost than chance explains.
     """
-    name = f"query embeddings in {encoder.info.precision}"
-    check_embeddings(name, encoder.encode(queries), trained.encode(queries), setting=SETTING)
-    asked = {e.query: liked for e in judged if (liked := [label.row for label in e.labels if label.weight > 0])}
-    if not asked:
+    # on others than it was calibrated on, if there are any
+    check_query_embeddings(encoder, trained, [example.query for example in judged] or queries)
+    liked: dict[str, set[int]] = {}
+    for example in judged:
+        if rows := {label.row for label in example.labels if label.weight > 0}:
+            liked.setdefault(example.query, set()).update(rows)
+    if not liked:
         return
     n_items = len(vectors)
     drawn = np.random.default_rng(SEED).choice(n_items, min(n_items, N_COMPARED_ITEMS), replace=False)
-    rows = np.unique(np.concatenate([drawn, *asked.values()]).astype(np.int64))  # (n_sampled,)
-    wanted = [np.searchsorted(rows, some) for some in asked.values()]
-    items, depth = np.asarray(vectors[rows]), depth_in_sample(len(rows), n_items)
-    by_ours, by_theirs = (recalls(each.encode(list(asked)), items, wanted, depth) for each in (encoder, trained))
-    logger.info("%s: recall lost %.4f on %d searches", name, float(np.mean(by_theirs - by_ours)), len(asked))
-    check_recall(name, by_ours, by_theirs, setting=SETTING)
+    sample = np.unique(np.concatenate([drawn, *(sorted(rows) for rows in liked.values())]).astype(np.int64))
+    wanted = [np.searchsorted(sample, sorted(rows)) for rows in liked.values()]
+    items, depth = np.asarray(vectors[sample]), depth_in_sample(len(sample), n_items)
+    by_ours, by_theirs = (recalls(each.encode(list(liked)), items, wanted, depth) for each in (encoder, trained))
+    logger.info("%s: recall lost %.4f on %d queries", _name(encoder), float(np.mean(by_theirs - by_ours)), len(liked))
+    check_recall(_name(encoder), by_ours, by_theirs, setting=SETTING)
+
+
+def _name(encoder: TextEncoder) -> str:
+    return f"query embeddings in {encoder.info.precision}"

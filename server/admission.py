@@ -4,11 +4,11 @@ A bound on the number alone does not keep a crowd in time: whoever waits behind 
 about to pass, and so is everybody behind it, so that hardly an answer is of use to anyone. So the house also knows
 its pace, the time between two answers while it is busy, and refuses calls whose turn would come too late.
 
-How late that is hangs on whether there is a standing queue. A house that is empty now and then meets bursts, which
-pass: it lets in whoever can be answered at all. One that has not been empty for a second has more callers than it can
-answer, and each that it lets in waits as long as it allows: it allows less, so that time is left for reranking. The
-rule is that of controlled delay (CoDel, RFC 8289) as servers use it (B. Maurer, "Fail at Scale", ACM Queue 13 (8),
-2015).
+How late that is hangs on whether there is a standing queue. A house in which now and then nobody waits meets bursts,
+which pass: it lets in whoever can be answered at all. One in which somebody has waited for a second has more callers
+than it can answer, and each that it lets in waits as long as it allows: it allows less, so that time is left for
+reranking. The rule is that of controlled delay (CoDel, RFC 8289) as servers use it (B. Maurer, "Fail at Scale", ACM
+Queue 13 (8), 2015).
 """
 
 import time
@@ -19,7 +19,8 @@ from corpus.errors import Overloaded
 
 BURST_SHARE = 0.9  # of the time left, within which an answer must be expected
 STANDING_SHARE = 0.6  # and in a standing queue: at .7 most had no time for reranking
-STANDING_S = 1.0  # without a moment of emptiness
+STANDING_S = 1.0  # without a moment in which nobody waited
+ONE = 1  # is being answered; whoever else is inside waits, about: searches share models and cores
 SIDE_BY_SIDE = 3  # are let in whatever the pace: one alone does not tell how fast several are
 MEMORY = 0.9  # what the known pace counts beside a new measurement
 
@@ -40,7 +41,7 @@ class Admission:
         self._n_inside = 0
         self._n_refused = 0
         self._n_paced = 0  # of those inside, the ones that tell the pace
-        self._busy_since = 0.0  # time.monotonic() seconds at which it was empty last
+        self._queue_since = 0.0  # time.monotonic() seconds at which nobody waited last
         self._since = 0.0  # time.monotonic() seconds of the last answer, or of the end of idleness
         self._pace_s: float | None = None  # between two answers, while there is always a next one
 
@@ -85,8 +86,10 @@ class Admission:
             self.note_refusal()
             raise Overloaded(obstacle)
         is_paced = deadline is not None
+        if is_paced and self._n_paced <= ONE:
+            self._queue_since = time.monotonic()
         if is_paced and not self._n_paced:
-            self._busy_since = self._since = time.monotonic()
+            self._since = time.monotonic()
         self._n_inside += 1
         self._n_paced += is_paced
         try:
@@ -102,7 +105,7 @@ class Admission:
         if self._pace_s is None or self._n_paced < SIDE_BY_SIDE:
             return False
         now = time.monotonic()
-        share = STANDING_SHARE if now - self._busy_since > STANDING_S else BURST_SHARE
+        share = STANDING_SHARE if now - self._queue_since > STANDING_S else BURST_SHARE
         return (self._n_paced + 1) * self._pace_s > share * (deadline - now)
 
     def _note_answer(self) -> None:

@@ -8,7 +8,7 @@ own, by which events find it; a ranking that answers many searches is kept once,
 import hashlib
 import secrets
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -57,7 +57,7 @@ class KeptRankings:
             page_ttl_s: Seconds for which a ranking is kept after the last search that it answered.
             repeat_ttl_s: Seconds after its making for which a ranking answers repeated searches; 0: it never does.
             max_bytes: Most memory, of which the newest ranking may take more; those that answered longest ago go first.
-                What a ranking shares with its bundle is not counted; the bound on that is ``MOST_OPENINGS``.
+                What a snapshot of the catalogue adds to it counts once; the bound on catalogues is ``MOST_OPENINGS``.
             clock: Seconds, never falling.
             process: Number of this one of several serving processes, which search ids, and so tokens, begin with.
         """
@@ -72,6 +72,7 @@ class KeptRankings:
         self._secret = secrets.token_bytes(hashlib.blake2b.MAX_KEY_SIZE)
         self._kept: OrderedDict[str, tuple[KeptRanking, float]] = OrderedDict()  # with its end; next to end first
         self._names: dict[bytes, str] = {}  # by key
+        self._sharing: Counter[int] = Counter()  # rankings by id of the items that they hold
         self._openings: set[int] = set()  # of the rankings that are kept, and perhaps of some that are not
 
     def __len__(self) -> int:
@@ -102,7 +103,10 @@ class KeptRankings:
             size_bytes=size_of(window),
         )
         self._kept[kept.name] = (kept, now + self._page_ttl_s)
+        self._sharing[id(window.items)] += 1
         self.size_bytes += kept.size_bytes
+        if self._sharing[id(window.items)] == 1:
+            self.size_bytes += window.items.own_bytes
         if kept.key is not None:
             self._names[kept.key] = kept.name
         while len(self._kept) > 1 and (self._next_end() <= now or self.size_bytes > self._max_bytes):
@@ -180,7 +184,12 @@ class KeptRankings:
 
     def _let_go(self, name: str) -> None:
         kept, _ = self._kept.pop(name)
+        items = kept.window.items
         self.size_bytes -= kept.size_bytes
+        self._sharing[id(items)] -= 1
+        if not self._sharing[id(items)]:
+            del self._sharing[id(items)]
+            self.size_bytes -= items.own_bytes
         if kept.key is not None and self._names.get(kept.key) == name:  # not made again since
             del self._names[kept.key]
 

@@ -1,14 +1,15 @@
 """``tandem init`` and ``tandem prepare``: from a store's files to clean tables."""
 
 import json
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from corpus.config import read_override
+from corpus.config import read_override, validated
 from corpus.errors import ConfigError
 from corpus.workspace import Workspace
 from server.cli.options import JsonOption, SetOption, StoreArgument, open_store, report_values
@@ -60,16 +61,11 @@ def init(
     workspace = Workspace(store)
     if workspace.config_path.exists():
         raise ConfigError(f"{workspace.config_path} exists; choose another folder, or remove it to start again")
+    check_overrides(overrides or ())  # before anything is made
     settings, counts = _fill(workspace, kind, source, seed, searches)
     lines = [f"{key} = {_toml(value)}" for key, value in settings.items()] if kind else OWN_FILES.splitlines()
     store.mkdir(parents=True, exist_ok=True)
-    text = _configuration(lines, overrides or ())
-    workspace.config_path.write_text(text, encoding="utf-8")
-    try:
-        open_store(store, None)
-    except ConfigError:
-        workspace.config_path.unlink()
-        raise
+    workspace.config_path.write_text(_configuration(lines, overrides or ()), encoding="utf-8")
     wrote = ", ".join(f"{value:,} {name}" for name, value in counts.items())
     hint = f"next: tandem run {store}" if kind else f"next: put your files into {workspace.source} and edit the file"
     report_values(
@@ -133,21 +129,59 @@ def _fill(
     return dict(imported.settings), imported.counts
 
 
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse settings that no tandem.toml can hold.
+
+    Args:
+        overrides: As ``section.key=value``.
+    Raises:
+        ConfigError: If one has no section, or does not fit the schema beside the others.
+    """
+    from server.config import TandemConfig
+
+    for override in overrides:
+        if "." not in read_override(override)[0]:
+            raise ConfigError(f"expected --set section.key=value, got {override!r}")
+    text = _configuration(OWN_FILES.splitlines(), overrides)
+    named = ", ".join(overrides)
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"expected settings that fit beside each other, got --set {named}: {exc}") from exc
+    validated(TandemConfig, tree, source=f"--set {named}")
+
+
 def _configuration(data: Sequence[str], overrides: Sequence[str]) -> str:
-    """Return the text of a tandem.toml: lines of its [data], and further settings in the sections they name."""
-    sections = {"data": list(data), **{name: list(hints) for name, hints in HINTS.items()}}
+    """Return the text of a tandem.toml.
+
+    Args:
+        data: Lines of its [data].
+        overrides: Further settings, in the sections that they name; in place of a line that sets the same.
+    """
+    sections = {"data": data, **HINTS}
+    lines = {name: {_key_of(line): line for line in hints} for name, hints in sections.items()}
     for override in overrides:
         name, value = read_override(override)
         section, _, key = name.partition(".")
-        if not key:
-            raise ConfigError(f"expected --set section.key=value, got {override!r}")
-        sections.setdefault(section, []).append(f"{key} = {_toml(value)}")
-    return HEAD + "".join("\n".join(["", f"[{section}]", *lines, ""]) for section, lines in sections.items())
+        lines.setdefault(section, {})[key] = f"{key} = {_toml(value)}"
+    return HEAD + "".join("\n".join(["", f"[{name}]", *each.values(), ""]) for name, each in lines.items())
+
+
+def _key_of(line: str) -> str:
+    """Return what a line sets; of a comment, the line itself."""
+    return line if line.startswith("#") else line.partition("=")[0].strip()
 
 
 def _toml(value: object) -> str:
+    """Write a value as TOML."""
     if isinstance(value, datetime | date):
         return value.isoformat()
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_toml(str(key))} = {_toml(each)}" for key, each in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, float):
+        return repr(value)  # nan and inf as well
     return json.dumps(value, ensure_ascii=False)
 
 

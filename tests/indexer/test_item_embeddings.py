@@ -64,6 +64,7 @@ def test_embeddings_that_point_elsewhere_are_refused(trained, queries, texts, tm
 
 def test_lost_recall_is_refused_at_a_high_mean_cosine(trained, queries, texts, tiny_items, tmp_path, monkeypatch):
     monkeypatch.setattr(checks, "RECALL_DEPTH", 5)
+    monkeypatch.setattr(checks, "FEW_SEARCHES", 2)
     titles = tiny_items.column("title")
     searches = [search_for(row, titles[row]) for row in (0, 20)]
     lost = set(texts.take(np.array([0, 20])))

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -16,7 +17,7 @@ DIGEST = b"d" * 32
 KEY, OTHER = b"k" * 16, b"o" * 16
 WINDOW = RankedWindow(
     ranking=ranking_of([3, 1], scores=[0.5, 0.25]),
-    items=cast(ItemTable, object()),
+    items=cast(ItemTable, SimpleNamespace(own_bytes=0)),
     opening=1,
     index_version="v1",
     retriever_version="r",
@@ -70,6 +71,20 @@ def test_rankings_hold_the_catalogues_of_the_latest_openings_alone(clock):
     with pytest.raises(BadPageToken, match="expired"):
         kept.find(kept.token("an-id", late, 1, DIGEST), DIGEST)
     assert len(kept) == 3
+
+
+def test_what_a_snapshot_adds_counts_once_and_bounds_how_many_are_held(clock):
+    kept = rankings(clock, max_bytes=25_000)
+    held = []
+    for _ in range(4):
+        items = cast(ItemTable, SimpleNamespace(own_bytes=10_000))
+        held += [kept.keep(replace(WINDOW, items=items)) for _ in range(2)]
+    assert kept.size_bytes <= 25_000
+    assert kept.size_bytes == len(kept) * SIZE + 10_000  # two of one snapshot; those of another would be too much
+    assert len(kept) == 2
+    clock.now += 60
+    kept.keep(WINDOW)
+    assert (len(kept), kept.size_bytes) == (1, SIZE)
 
 
 def test_search_ids_differ_and_begin_with_the_process_if_there_are_several(clock):

@@ -40,14 +40,32 @@ def test_settings_are_written_into_their_sections(tmp_path, capsys):
     assert config.blend.max_reranked == 120
 
 
+def test_a_setting_takes_the_place_of_another_and_the_last_one_counts(tmp_path, capsys):
+    chosen = ['data.items="mine.csv"', 'data.item_columns={item_id = "sku"}', "blend.depth=20", "blend.depth=30"]
+    chosen.append('build.canaries=[{query = "red shoe", item_id = "i-1"}]')
+    options = [option for setting in chosen for option in ("--set", setting)]
+    assert run(capsys, "init", str(tmp_path / "store"), *options)[0] == 0
+    config = load_config(TandemConfig, tmp_path / "store" / "tandem.toml", environ={})
+    assert (config.data.items, config.data.item_columns) == ("mine.csv", {"item_id": "sku"})
+    assert config.blend.depth == 30
+    assert config.build.canaries[0].item_id == "i-1"
+
+
 @pytest.mark.parametrize(
-    ("setting", "told"), [("retriever.trane=4", "retriever.trane"), ("data=4", "section.key=value"), ("x", "'x'")]
+    ("setting", "told"),
+    [
+        ("retriever.trane=4", "retriever.trane"),
+        ("data=4", "section.key=value"),
+        ("x", "'x'"),
+        ("blend.depth=nan", "blend.depth"),
+        ("retriever.train={max_steps = 4}", "retriever.train"),
+    ],
 )
 def test_settings_that_do_not_exist_make_no_store(tmp_path, capsys, setting, told):
-    code, output = run(capsys, "init", str(tmp_path / "store"), "--set", setting)
+    code, output = run(capsys, "init", str(tmp_path / "store"), "--set", "retriever.train.epochs=1", "--set", setting)
     assert code == 2
     assert told in output
-    assert not (tmp_path / "store" / "tandem.toml").exists()
+    assert not (tmp_path / "store").exists()
 
 
 def test_what_to_fill_a_store_from_must_be_known(tmp_path, capsys):
