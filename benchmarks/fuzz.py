@@ -43,6 +43,8 @@ ALLOWED = frozenset(
 )
 TIMEOUT_S = 30.0
 HANG_S = 5.0  # beyond the deadline
+READY_S = 60.0
+POLL_S = 0.1
 N_CALLERS = 8
 SETTINGS = ("server.log_level=error", "server.retrieval_depth=20", "server.rerank_depth=1")  # models are no part of it
 N_KEPT = 20  # requests that broke something
@@ -107,15 +109,19 @@ async def fuzz_calls(address: str, admin_address: str, todo: Iterator[tuple[Meth
     return found
 
 
-def fuzz_connections(address: str, n: int, seed: int) -> None:
+def fuzz_connections(address: str, n: int, seed: int) -> float | None:
     """Make connections that no client makes, and see that the server goes on.
+
+    Some begin and reset calls by the hundred; while the server has not seen the last of those, gRPC turns others away.
 
     Args:
         address: The server's.
         n: How many.
         seed: Of what they send.
+    Returns:
+        Seconds afterwards until a call was answered; None: none was.
     Raises:
-        TandemError: If the server takes no more connections, or is not ready afterwards.
+        TandemError: If the server takes no more connections.
     """
     generator = random.Random(seed)
     paths = [method.path for method in methods() if not method.is_admin]
@@ -124,9 +130,12 @@ def fuzz_connections(address: str, n: int, seed: int) -> None:
             strike(address, attack(generator, generator.choice(paths)), reset=generator.random() < 0.3)
         except OSError as exc:
             raise TandemError(f"expected a server after {number} connections of seed {seed}, got {exc}") from exc
-    status = check_health(address, SEARCH_SERVICE, timeout_s=60)
-    if status != "SERVING":
-        raise TandemError(f"expected a server that is ready after {n} connections of seed {seed}, got {status}")
+    began = time.monotonic()
+    while (waited_s := time.monotonic() - began) < READY_S:
+        if check_health(address, SEARCH_SERVICE, timeout_s=READY_S) == "SERVING":
+            return waited_s
+        time.sleep(POLL_S)
+    return None
 
 
 def fuzz(
@@ -148,15 +157,17 @@ def fuzz(
             asyncio.run(fuzz_calls(server.address, server.admin_address, islice(todo, n_requests // 10)))
             before = server.usage()  # once caches and histories are as they will be
             found = asyncio.run(fuzz_calls(server.address, server.admin_address, islice(todo, n_requests)))
-            fuzz_connections(server.address, n_connections, seed)
+            ready_after_s = fuzz_connections(server.address, n_connections, seed)
             after = server.usage()
-        log = (copy.root / "serve.log").read_text(encoding="utf-8")
+        log = (copy.root / "serve.log").read_bytes().splitlines()
     document = {
         "command": f"python -m benchmarks {' '.join(sys.argv[1:])}",
         "seed": seed,
         "n_connections": n_connections,
         **asdict(found),
-        "n_unexpected_errors_logged": log.count("unexpected error"),
+        "ready_after_s": ready_after_s,
+        "n_unexpected_errors_logged": sum(b"unexpected error" in line for line in log),
+        "n_lines_that_are_no_json": (n_foreign := sum(not _is_json(line) for line in log)),
         "rss_mib": [round(usage.rss_bytes / MIB, 1) for usage in (before, after)],
         "n_files": [before.n_files, after.n_files],
         "n_threads": [before.n_threads, after.n_threads],
@@ -168,7 +179,17 @@ def fuzz(
     results.mkdir(parents=True, exist_ok=True)
     (results / "fuzz.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     typer.echo(json.dumps({name: value for name, value in document.items() if name != "broken"}, indent=1))
-    if found.n_broken or found.n_hung:
+    if found.n_broken or found.n_hung or n_foreign or ready_after_s is None:
+        ready = "was never ready again" if ready_after_s is None else f"was ready after {ready_after_s:.1f} s"
         raise TandemError(
-            f"{found.n_broken} requests broke something, {found.n_hung} hung; see {results / 'fuzz.json'}"
+            f"{found.n_broken} requests broke something, {found.n_hung} hung, {n_foreign} lines of the log are no JSON, "
+            f"and the server {ready}; see {results / 'fuzz.json'}"
         )
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True

@@ -15,6 +15,10 @@ def serve(
 ) -> None:
     """Serve the current bundle over gRPC until SIGTERM or SIGINT."""
     import asyncio
+    import os
+
+    # gRPC's own log would repeat what strangers send, control characters and all; read when gRPC starts
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
     from server.sharing import n_processes_of
 

@@ -18,10 +18,12 @@ def test_codes_that_no_request_may_be_told_are_kept_with_their_requests():
 
 
 def test_the_command_writes_what_became_of_every_request(built_store, tmp_path):
-    options = ["--store", str(built_store.root), "--requests", "60", "--connections", "5", "--results", str(tmp_path)]
+    options = ["--store", str(built_store.root), "--requests", "60", "--connections", "100", "--results", str(tmp_path)]
     done = CliRunner().invoke(app, ["fuzz", *options])
     assert done.exit_code == 0, done.output
     written = json.loads((tmp_path / "fuzz.json").read_text(encoding="utf-8"))
     assert sum(written["codes"].values()) == written["n_calls"] == 60
     assert len({code.split()[0] for code in written["codes"]}) == len(methods())
     assert (written["broken"], written["n_unexpected_errors_logged"]) == ([], 0)
+    assert written["n_lines_that_are_no_json"] == 0  # what strangers send is not written there by gRPC either
+    assert written["ready_after_s"] is not None
