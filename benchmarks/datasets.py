@@ -7,7 +7,9 @@ same code on few steps and a cut-down store, in some minutes on two free cores.
 from dataclasses import dataclass, field
 
 from benchmarks.thinning import Sizes
+from corpus.config import read_override
 from server.cli.data import SYNTHETIC_SEARCHES
+from server.cli.demo import DEMO_SETTINGS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,8 @@ DATA_SETS: dict[str, DataSet] = {
         )
         for name in ("beauty", "toys", "games")
     },
+    # What `tandem demo` does, beside the do-it-yourself stack: a quarter of an hour in all.
+    "demo": DataSet(kind="synthetic", folder=None, settings=dict(map(read_override, DEMO_SETTINGS))),
     # A longer log than the demonstration's: the models read what one says of 3,000 items thrice as often.
     "synthetic": DataSet(
         kind="synthetic",

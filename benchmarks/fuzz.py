@@ -182,7 +182,7 @@ def fuzz(
     if found.n_broken or found.n_hung or n_foreign or ready_after_s is None:
         ready = "was never ready again" if ready_after_s is None else f"was ready after {ready_after_s:.1f} s"
         raise TandemError(
-            f"{found.n_broken} requests broke something, {found.n_hung} hung, {n_foreign} lines of the log are no JSON, "
+            f"{found.n_broken} requests broke something, {found.n_hung} hung, {n_foreign} lines of the log are no JSON "
             f"and the server {ready}; see {results / 'fuzz.json'}"
         )
 

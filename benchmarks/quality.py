@@ -71,7 +71,7 @@ def measure(
     seconds: dict[str, float] = {}
     if not workspace.config_path.exists():
         source = shared / dataset.folder if dataset.folder else None
-        data.init(store, kind=dataset.kind, source=source, searches=dataset.n_searches)
+        data.init(store, kind=dataset.kind, source=source, searches=dataset.n_searches, overrides=assignments)
     config = load_config(TandemConfig, workspace.config_path, overrides=assignments)
     if not (workspace.data / "manifest.json").exists():
         seconds["prepare"] = _timed(lambda: data.prepare(store, assignments))

@@ -12,7 +12,7 @@ Queue 13 (8), 2015).
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from corpus.errors import Overloaded
@@ -22,6 +22,7 @@ STANDING_SHARE = 0.6  # and in a standing queue: at .7 most had no time for rera
 STANDING_S = 1.0  # without a moment in which nobody waited
 ONE = 1  # is being answered; whoever else is inside waits, about: searches share models and cores
 SIDE_BY_SIDE = 3  # are let in whatever the pace: one alone does not tell how fast several are
+BACKOFF = 1.1  # by which the house is thought to be slower after an answer that a crowd left too little time
 MEMORY = 0.9  # what the known pace counts beside a new measurement
 
 TOO_LATE = "the calls before this one leave it too little time; call again a little later"
@@ -42,8 +43,8 @@ class Admission:
         self._n_refused = 0
         self._n_paced = 0  # of those inside, the ones that tell the pace
         self._queue_since = 0.0  # time.monotonic() seconds at which nobody waited last
-        self._since = 0.0  # time.monotonic() seconds of the last answer, or of the end of idleness
-        self._pace_s: float | None = None  # between two answers, while there is always a next one
+        self._since = 0.0  # time.monotonic() seconds of the last whole answer, or of the end of idleness
+        self._pace_s: float | None = None  # between two whole answers, while there is always a next one
 
     @property
     def n_inside(self) -> int:
@@ -72,12 +73,15 @@ class Admission:
         self._n_refused += 1
 
     @contextmanager
-    def admit(self, deadline: float | None = None) -> Iterator[None]:
+    def admit(self, deadline: float | None = None, *, is_whole: Callable[[], bool] = lambda: True) -> Iterator[None]:
         """Hold a place while a call is answered.
 
         Args:
             deadline: When the answer must be there, in ``time.monotonic()`` seconds; None: the call is let in whatever
                 the pace, and does not tell it, as those that cost next to nothing.
+            is_whole: Tells at the end whether the answer lacks nothing for want of time. One that does was quick to
+                give: were it to tell the pace, a house too full for reranking would believe that it is fast, let more
+                in, and never rerank again. Among several, it tells that the house is slower than was thought.
         Raises:
             Overloaded: If all places are taken, or those inside leave the call too little time.
         """
@@ -95,7 +99,7 @@ class Admission:
         try:
             yield
             if is_paced:  # what failed may have cost nothing
-                self._note_answer()
+                self._note_answer(is_whole=is_whole())
         finally:
             self._n_inside -= 1
             self._n_paced -= is_paced
@@ -108,7 +112,11 @@ class Admission:
         share = STANDING_SHARE if now - self._queue_since > STANDING_S else BURST_SHARE
         return (self._n_paced + 1) * self._pace_s > share * (deadline - now)
 
-    def _note_answer(self) -> None:
+    def _note_answer(self, *, is_whole: bool) -> None:
         now = time.monotonic()
-        measured, self._since = now - self._since, now
-        self._pace_s = measured if self._pace_s is None else MEMORY * self._pace_s + (1 - MEMORY) * measured
+        measured = now - self._since
+        if is_whole:
+            self._since = now
+            self._pace_s = measured if self._pace_s is None else MEMORY * self._pace_s + (1 - MEMORY) * measured
+        elif self._n_paced > SIDE_BY_SIDE:  # fewer would not be refused: their budgets are at fault
+            self._pace_s = measured if self._pace_s is None else BACKOFF * self._pace_s

@@ -114,7 +114,7 @@ class Answers:
             with self.repeats.admit():
                 hits = await in_thread(self._threads.disk, run, _page, kept.window, call.offset, call.page_size, run)
         else:
-            with self._places.admit(run.deadline):
+            with self._places.admit(run.deadline, is_whole=run.had_time):
                 window, hits = await in_thread(self._threads.search, run, _first_page, asked, run)
             kept = self.rankings.keep(window, asked.key)
         return Answer(search_id=self.rankings.new_search_id(), kept=kept, offset=call.offset, hits=hits)

@@ -175,6 +175,10 @@ class Run:
         """When half of the time that is left will have passed; on the clock of the deadline."""
         return (time.monotonic() + self.deadline) / 2
 
+    def had_time(self) -> bool:
+        """Tell whether the answer lacks nothing for want of time."""
+        return all(degradation.reason is not DegradationReason.DEADLINE for degradation in self.degraded)
+
     def has_time(self) -> bool:
         """Tell whether the deadline lies ahead."""
         return time.monotonic() < self.deadline

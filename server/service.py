@@ -221,7 +221,7 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
     async def _rerank(self, request: search_pb2.RerankRequest, run: Run) -> search_pb2.RerankResponse:
         call = read_rerank(request, self._config, now=datetime.now(UTC))
         pipeline = self.pipeline
-        with self._searches.admit(run.deadline):
+        with self._searches.admit(run.deadline, is_whole=run.had_time):
             return await in_thread(self._threads.search, run, rerank, pipeline, call, run)
 
     async def _embed(self, request: search_pb2.EmbedRequest, run: Run) -> search_pb2.EmbedResponse:

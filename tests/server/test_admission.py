@@ -98,6 +98,30 @@ def test_the_pace_is_that_of_answers_side_by_side_not_of_each(now):
             assert admission.n_inside == 4
 
 
+def test_an_answer_that_lacks_something_for_want_of_time_tells_no_pace_but_among_several_that_they_are_too_many(now):
+    admission = Admission(10)
+    with admission.admit(now[0] + 60):
+        with admission.admit(now[0] + 60, is_whole=lambda: False):  # its own budget is at fault
+            now[0] += 0.1
+        now[0] += 0.9
+    assert admission._pace_s == pytest.approx(1.0)  # the time of both
+    with admission.admit(now[0] + 60), admission.admit(now[0] + 60), admission.admit(now[0] + 60):
+        with admission.admit(now[0] + 60, is_whole=lambda: False):
+            now[0] += 0.1
+        assert admission._pace_s == pytest.approx(1.1)
+
+
+def test_a_crowd_that_nobody_could_be_answered_in_tells_a_pace_as_well(now):
+    admission = Admission(10)
+    inside = [admission.admit(now[0] + 60, is_whole=lambda: False) for _ in range(4)]
+    for place in inside:
+        place.__enter__()
+    now[0] += 0.5
+    inside[0].__exit__(None, None, None)
+    with pytest.raises(Overloaded), admission.admit(now[0] + 1):
+        pass
+
+
 def test_what_fails_does_not_tell_the_pace(now):
     admission = Admission(10)
     answer(admission, now, 1.0)
