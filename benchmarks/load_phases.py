@@ -25,7 +25,7 @@ ECHO_CALLERS = 32
 class Plan:
     """How a measurement is taken."""
 
-    shares: Sequence[float]  # of the capacity, rising
+    shares: Sequence[float]  # of the capacity, rising; ``AFTER`` is one of them
     step_s: float  # for which each load is offered
     loop_s: float  # of each closed loop
     n_callers: int  # that find the capacity
@@ -66,17 +66,15 @@ async def measure(
         )
 
     try:
-        steps = [
-            step_of(await offer(share), share=share, rate=share * capacity, slo_ms=plan.slo_ms) for share in plan.shares
-        ]
-        recovery_s = recovery_of(await offer(AFTER))
+        loads = {share: await offer(share) for share in plan.shares}
+        recovery_s = recovery_of(await offer(AFTER), loads[AFTER])
     finally:
         await caller.close()
     return LoadReport(
         slo_ms=plan.slo_ms,
         capacity=capacity,
         n_callers=plan.n_callers,
-        steps=steps,
+        steps=[step_of(load, share=share, rate=share * capacity, slo_ms=plan.slo_ms) for share, load in loads.items()],
         recovery_s=recovery_s,
         search=search,
         echo=echo,

@@ -9,6 +9,7 @@ import numpy as np
 from benchmarks.load_generator import Fate, Load, Outcome
 
 ADMITTED = frozenset({Fate.COMPLETE, Fate.DEGRADED, Fate.LATE})
+MOST_OF_A_STEP = 0.9  # what is left of it afterwards tells nothing
 ANSWERED = frozenset({Fate.COMPLETE, Fate.DEGRADED})
 WIDTH_INCHES, HEIGHT_INCHES, DPI = 10.0, 4.2, 100
 # Okabe & Ito's colours, told apart by the colour-blind
@@ -67,7 +68,7 @@ class LoadReport:
     capacity: float  # answers per second in a closed loop without a tight deadline
     n_callers: int  # in that loop
     steps: Sequence[Step]
-    recovery_s: float | None  # from the end of the overload until every call is answered; None: not within the step
+    recovery_s: float | None  # from the end of the overload; see ``recovery_of``; None: not within the step
     search: Glue
     echo: Echo
     extras: dict[str, object] = field(default_factory=dict)  # what else was asked for
@@ -169,16 +170,29 @@ def glue_of(load: Load) -> Glue:
     )
 
 
-def recovery_of(after: Load) -> float | None:
-    """Return when the last call was to be sent that was not answered, in seconds since the load fell; None: at the end.
+def recovery_of(after: Load, before: Load) -> float | None:
+    """Return after how many seconds as many calls were answered as at the same load before, within chance; None: never.
+
+    That is the moment of the first unanswered call behind which no larger share goes unanswered than before, by more
+    than 1.96 standard errors. Also without an overload some are refused who come just behind several others.
 
     Args:
-        after: What became of the lower load.
+        after: What became of the load that followed the overload.
+        before: And of the same load before it.
     """
-    unanswered = [each.due_s for each in after.outcomes if each.fate not in ANSWERED]
-    if not unanswered:
-        return 0.0
-    return None if unanswered[-1] > 0.9 * after.duration_s else unanswered[-1]
+    usual = (_n_unanswered(before.outcomes) + 1) / (len(before.outcomes) + 2)  # Laplace's rule: never quite 0
+    moments = [0.0, *(each.due_s for each in after.outcomes if each.fate not in ANSWERED)]
+    for moment in moments:
+        rest = [each for each in after.outcomes if each.due_s > moment or moment == 0]
+        if not rest or moment > MOST_OF_A_STEP * after.duration_s:
+            return None
+        if _n_unanswered(rest) / len(rest) <= usual + 1.96 * (usual * (1 - usual) / len(rest)) ** 0.5:
+            return moment
+    return None
+
+
+def _n_unanswered(outcomes: Sequence[Outcome]) -> int:
+    return sum(each.fate not in ANSWERED for each in outcomes)
 
 
 def plot_load(report: LoadReport, title: str, path: Path) -> None:

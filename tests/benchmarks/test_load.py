@@ -89,13 +89,17 @@ def test_glue_is_what_the_stages_do_not_account_for():
     assert glue_of(load) == Glue(p50_ms=pytest.approx(12), work_p50_ms=pytest.approx(9), glue_p50_ms=pytest.approx(1.5))
 
 
-def test_recovery_lasts_until_the_last_call_that_is_not_answered():
-    def after(*fates: Fate) -> Load:
-        return Load(outcomes=[outcome(second, 1, fate) for second, fate in enumerate(fates)], duration_s=4.0)
+def test_recovery_lasts_until_no_more_go_unanswered_than_before():
+    def load(*fates: Fate) -> Load:
+        return Load(outcomes=[outcome(second, 1, fate) for second, fate in enumerate(fates)], duration_s=len(fates))
 
-    assert recovery_of(after(*[Fate.COMPLETE] * 4)) == 0.0
-    assert recovery_of(after(Fate.REFUSED, Fate.LATE, Fate.DEGRADED, Fate.COMPLETE)) == 1.0
-    assert recovery_of(after(Fate.REFUSED, Fate.COMPLETE, Fate.COMPLETE, Fate.COMPLETE, Fate.LATE)) is None
+    good, bad = [Fate.COMPLETE], [Fate.REFUSED]
+    usual = load(*good * 38, *bad * 2)  # 3 of 42: .071
+    assert recovery_of(load(*good * 40), usual) == 0.0
+    assert recovery_of(load(*good * 20, *bad * 2, *good * 18), usual) == 0.0  # as many as before
+    assert recovery_of(load(*[Fate.LATE, Fate.REFUSED, Fate.DEGRADED] * 4, *good * 28), usual) == 3.0  # 5 of 36 may be
+    assert recovery_of(load(*good * 8, *bad * 10, *good * 22), usual) == 13.0
+    assert recovery_of(load(*bad * 40), usual) is None
 
 
 def test_a_report_becomes_a_table_and_a_figure(tmp_path):
