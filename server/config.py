@@ -57,7 +57,7 @@ class ServerConfig(Section):
     ranking_cache_mib: int = Field(default=96, ge=1)  # rankings kept for both, about 10 KB each; the oldest go first
 
     default_timeout_ms: float = Field(default=1000.0, gt=0)  # budget of a call that brings no deadline
-    reserve_ms: float = Field(default=25.0, ge=0)  # kept back from the caller's deadline for the answer and its way back
+    reserve_ms: float = Field(default=25.0, ge=0)  # kept back from a deadline for the answer and its way back
     # more of them share more runs of the models, and more wait where the processor is short
     search_threads: int = Field(default=8, ge=1)  # searches that run side by side; others wait for a thread
     # both hold what the models said of shoppers' queries, in memory only; of embeddings the queries' text as well
