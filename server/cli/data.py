@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from corpus.config import read_override, validated
 from corpus.errors import ConfigError
 from corpus.workspace import Workspace
 from server.cli.options import JsonOption, SetOption, StoreArgument, open_store, report_values
@@ -137,6 +136,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
     Raises:
         ConfigError: If one has no section, or does not fit the schema beside the others.
     """
+    from corpus.config import read_override, validated
     from server.config import TandemConfig
 
     for override in overrides:
@@ -158,6 +158,8 @@ def _configuration(data: Sequence[str], overrides: Sequence[str]) -> str:
         data: Lines of its [data].
         overrides: Further settings, in the sections that they name; in place of a line that sets the same.
     """
+    from corpus.config import read_override
+
     sections = {"data": data, **HINTS}
     lines = {name: {_key_of(line): line for line in hints} for name, hints in sections.items()}
     for override in overrides:
