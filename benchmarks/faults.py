@@ -32,7 +32,7 @@ from benchmarks.circumstances import Circumstances
 from benchmarks.faulty_server import FAULTS
 from benchmarks.load_generator import Caller, Fate, Outcome, closed_loop, open_loop
 from benchmarks.load_phases import searches
-from benchmarks.load_server import copy_of_store, running_server
+from benchmarks.load_server import copy_of_store, free_ports, running_server
 from corpus.errors import ConfigError, TandemError
 from corpus.prepared import Prepared
 from corpus.workspace import Workspace
@@ -251,9 +251,7 @@ class _Redis:
     """A Redis server that can be made to fail."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        (self._port,) = free_ports(1)
         self.url = f"redis://127.0.0.1:{self._port}/0"
         self._folder = folder
         self._process = self._start()

@@ -71,7 +71,7 @@ def running_server(
     Raises:
         TandemError: If it is not ready in time.
     """
-    ports = _free_ports(3)
+    ports = free_ports(3)
     address, admin, metrics = (f"127.0.0.1:{port}" for port in ports)
     settings = [f"server.admin_address={admin}", f"server.metrics_address={metrics}"]
     # the same searches come again and again, and stand for new ones
@@ -126,7 +126,8 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _free_ports(n: int) -> list[int]:
+def free_ports(n: int) -> list[int]:
+    """Return ports of this machine on which nobody listens now."""
     probes = [socket.socket() for _ in range(n)]
     try:
         for probe in probes:

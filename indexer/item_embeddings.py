@@ -23,7 +23,7 @@ from indexer.config import BuildConfig
 from indexer.kept_exports import keep_int8_export, kept_folder
 from retrieval.config import RetrieverConfig
 from retrieval.embeddings import EmbedReport, count_missing, embed_items
-from retrieval.encoder import TextEncoder, open_encoder, open_torch_encoder, read_encoder_info
+from retrieval.encoder import TextEncoder, open_torch_encoder, read_encoder_info
 from retrieval.passages import passage_texts
 from retrieval.texts import Texts
 
@@ -79,7 +79,7 @@ class _Towers:
 
     def int8(self, trained: TextEncoder, texts: Texts, n_calibration: int) -> TextEncoder:
         """Open the item tower in int8; the first call exports it, and all later ones find it."""
-        folder = keep_int8_export(
+        return keep_int8_export(
             self.exported,
             self.model_dir,
             trained,
@@ -87,8 +87,8 @@ class _Towers:
             calibration_texts=lambda: texts.take(texts.sample(n_calibration)),
             max_tokens=self.stage.max_item_tokens,
             dim=self.stage.dim,
+            bulk=True,
         )
-        return open_encoder(folder, bulk=True)
 
     def portable(self, precision: Literal["fp32", "int8", "bf16"], trained: TextEncoder) -> "PortableEncoder":
         """Read the files of the item tower, for other machines."""

@@ -35,8 +35,9 @@ def keep_int8_export(
     calibration_texts: Callable[[], Sequence[str]],
     max_tokens: int,
     dim: int | None,
-) -> Path:
-    """Return the folder of a trained tower's int8 export, which the first call makes.
+    bulk: bool = False,
+) -> TextEncoder:
+    """Open a trained tower's int8 export, which the first call makes.
 
     Args:
         kept: Folder of such exports, of this role.
@@ -46,23 +47,24 @@ def keep_int8_export(
         calibration_texts: Gives texts like those of service, if they are needed.
         max_tokens: Texts are cut to so many tokens.
         dim: Embeddings are cut to this width; None: the model's.
+        bulk: As of ``open_encoder``.
     Raises:
         ArtefactError: If the model cannot be exported.
         DeviceUnavailable: If openvino or nncf is not installed.
     """
     folder = kept_folder(kept, trained)
     try:
-        open_encoder(folder, n_threads=1)
+        return open_encoder(folder, bulk=bulk)
     except ArtefactError:  # none, or a damaged one
         logger.info("exporting the %s tower in int8, calibrated on the store's own texts", role)
-        with replaced_folder(folder) as fresh:
-            export_encoder(
-                model_dir,
-                fresh,
-                role=role,
-                precision="int8",
-                calibration_texts=calibration_texts(),
-                max_tokens=max_tokens,
-                dim=dim,
-            )
-    return folder
+    with replaced_folder(folder) as fresh:
+        export_encoder(
+            model_dir,
+            fresh,
+            role=role,
+            precision="int8",
+            calibration_texts=calibration_texts(),
+            max_tokens=max_tokens,
+            dim=dim,
+        )
+    return open_encoder(folder, bulk=bulk)

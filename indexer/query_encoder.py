@@ -65,10 +65,10 @@ def put_query_encoder(
     trained = open_torch_encoder(model, role="query", max_tokens=max_tokens, dim=dim)
     if config.encoder_precision != "fp32":
         try:
-            folder = keep_int8_export(
+            encoder = keep_int8_export(
                 kept, model, trained, role="query", calibration_texts=lambda: queries, max_tokens=max_tokens, dim=dim
             )
-            check_query_encoder(open_encoder(folder), trained, queries, judged, vectors)
+            check_query_encoder(encoder, trained, queries, judged, vectors)
         except ArtefactError as exc:
             # the next build calibrates anew, perhaps on a longer log
             shutil.rmtree(kept_folder(kept, trained), ignore_errors=True)
@@ -76,26 +76,14 @@ def put_query_encoder(
                 raise
             logger.warning("queries are encoded in fp32 instead: %s", exc)
         else:
-            shutil.copytree(folder, out)
+            shutil.copytree(kept_folder(kept, trained), out)
             return "int8"
     export_encoder(
         model, out, role="query", precision="fp32", calibration_texts=queries, max_tokens=max_tokens, dim=dim
     )
-    check_query_embeddings(open_encoder(out), trained, queries)
-    return "fp32"
-
-
-def check_query_embeddings(encoder: TextEncoder, trained: TextEncoder, queries: Sequence[str]) -> None:
-    """Refuse a query encoder whose embeddings are not those of the trained tower.
-
-    Args:
-        encoder: As it is to be served.
-        trained: The query tower in fp32.
-        queries: Real ones, at least one.
-    Raises:
-        ArtefactError: If the mean cosine is too low.
-    """
+    encoder = open_encoder(out)
     check_embeddings(_name(encoder), encoder.encode(queries), trained.encode(queries), setting=SETTING)
+    return "fp32"
 
 
 def check_query_encoder(
@@ -115,20 +103,23 @@ def check_query_encoder(
     Raises:
         ArtefactError: If the mean cosine is too low, or more recall is lost than chance explains.
     """
-    # on others than it was calibrated on, if there are any
-    check_query_embeddings(encoder, trained, [example.query for example in judged] or queries)
-    liked: dict[str, set[int]] = {}
+    asked = [example.query for example in judged] or queries  # others than it was calibrated on, if there are any
+    row_of = {query: row for row, query in enumerate(dict.fromkeys(asked))}  # each is encoded once
+    ours, theirs = encoder.encode(list(row_of)), trained.encode(list(row_of))
+    rows = [row_of[query] for query in asked]
+    check_embeddings(_name(encoder), ours[rows], theirs[rows], setting=SETTING)
+    liked: dict[int, set[int]] = {}
     for example in judged:
-        if rows := {label.row for label in example.labels if label.weight > 0}:
-            liked.setdefault(example.query, set()).update(rows)
+        if items := {label.row for label in example.labels if label.weight > 0}:
+            liked.setdefault(row_of[example.query], set()).update(items)
     if not liked:
         return
     n_items = len(vectors)
     drawn = np.random.default_rng(SEED).choice(n_items, min(n_items, N_COMPARED_ITEMS), replace=False)
-    sample = np.unique(np.concatenate([drawn, *(sorted(rows) for rows in liked.values())]).astype(np.int64))
-    wanted = [np.searchsorted(sample, sorted(rows)) for rows in liked.values()]
-    items, depth = np.asarray(vectors[sample]), depth_in_sample(len(sample), n_items)
-    by_ours, by_theirs = (recalls(each.encode(list(liked)), items, wanted, depth) for each in (encoder, trained))
+    sample = np.unique(np.concatenate([drawn, *(sorted(items) for items in liked.values())]).astype(np.int64))
+    wanted = [np.searchsorted(sample, sorted(items)) for items in liked.values()]
+    sampled, depth = np.asarray(vectors[sample]), depth_in_sample(len(sample), n_items)
+    by_ours, by_theirs = (recalls(found[list(liked)], sampled, wanted, depth) for found in (ours, theirs))
     logger.info("%s: recall lost %.4f on %d queries", _name(encoder), float(np.mean(by_theirs - by_ours)), len(liked))
     check_recall(_name(encoder), by_ours, by_theirs, setting=SETTING)
 
