@@ -36,8 +36,8 @@ from benchmarks.load_server import copy_of_store, free_ports, running_server
 from corpus.errors import ConfigError, TandemError
 from corpus.prepared import Prepared
 from corpus.workspace import Workspace
+from server.histories.pseudonyms import KEY_VARIABLE
 from server.pb.tandem.search.v1 import search_pb2
-from server.pseudonyms import KEY_VARIABLE
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from benchmarks.fuzz_messages import Method, methods, requests
 from benchmarks.fuzz_wire import attack, strike
 from corpus.errors import TandemError
 from corpus.workspace import Workspace
-from server.health import SEARCH_SERVICE, check_health
+from server.telemetry.health import SEARCH_SERVICE, check_health
 
 logger = logging.getLogger(__name__)
 

@@ -107,7 +107,7 @@ class Server:
         self.ready_s = time.perf_counter() - began
 
     def _wait(self, began: float, log: Path) -> None:
-        from server.health import SEARCH_SERVICE, check_health
+        from server.telemetry.health import SEARCH_SERVICE, check_health
 
         while True:
             if self._process.poll() is not None:

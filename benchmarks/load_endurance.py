@@ -16,7 +16,7 @@ from benchmarks.load_server import ServerUnderLoad, Usage
 from corpus.workspace import Workspace
 from indexer.manifest import MANIFEST_FILE, read_manifest
 from indexer.publish import current_version
-from server.admin_client import TandemAdmin
+from server.client import TandemAdmin
 from server.pb.tandem.search.v1 import search_pb2
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from benchmarks.load_generator import Caller, Load, closed_loop, open_loop
 from benchmarks.load_report import ANSWERED, Echo, Glue, LoadReport, glue_of, recovery_of, step_of
 from corpus.errors import TandemError
 from corpus.prepared import Prepared
-from server.messages import history_message
+from server.api.messages import history_message
 from server.pb.tandem.search.v1 import search_pb2
 
 logger = logging.getLogger(__name__)

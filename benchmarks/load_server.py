@@ -15,7 +15,7 @@ from pathlib import Path
 from corpus.errors import TandemError
 from corpus.workspace import Workspace
 from indexer.publish import current_version, publish
-from server.health import SEARCH_SERVICE, check_health
+from server.telemetry.health import SEARCH_SERVICE, check_health
 
 START_S = 120.0  # a large bundle takes its time
 STOP_S = 60.0

@@ -11,19 +11,19 @@ from corpus.workspace import versions
 from indexer.live_updates import LiveUpdates
 from indexer.manifest import MANIFEST_FILE, BundleManifest
 from indexer.publish import list_bundles
-from server.admin_requests import read_activation, read_deletions, read_upserts
-from server.admission import Admission
-from server.answering import Answering, refusing_the_rest
-from server.calls import model_versions_message
+from server.api.admin_requests import read_activation, read_deletions, read_upserts
+from server.api.messages import timestamp_message
+from server.api.requests import InvalidRequest
+from server.api.status import Violation
+from server.api.wire import Malformed
+from server.calls.admission import Admission
+from server.calls.answering import Answering, refusing_the_rest
+from server.calls.layers import Context
+from server.calls.other_calls import model_versions_message
 from server.config import ServerConfig
-from server.door import Context
-from server.messages import timestamp_message
+from server.inference.search_threads import in_thread
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
-from server.ranking import Run
-from server.requests import InvalidRequest
-from server.search_threads import in_thread
-from server.status import Violation
-from server.wire import Malformed
+from server.stages.ranking import Run
 
 DEFAULT_TIMEOUT_MS = 60_000.0  # of a call that brings no deadline: some hundred new texts take seconds to embed
 MAX_VERSIONS = 100  # on a page

@@ -9,13 +9,13 @@ from corpus.workspace import Workspace
 from indexer.bundle import Bundle, open_bundle
 from indexer.publish import current_version
 from server.config import ServerConfig, TandemConfig
-from server.histories import Histories
+from server.histories.contract import Histories
+from server.inference.searching import Searching
 from server.pipeline import Pipeline
-from server.ranking import Run, SearchTask
-from server.searching import Searching
+from server.stages.ranking import Run, SearchTask
 
 if TYPE_CHECKING:
-    from server.tracing import Tracing
+    from server.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def open_tracing(config: ServerConfig) -> "Tracing | None":
     if config.otlp_endpoint is None:
         return None
     try:
-        from server.tracing import Tracing
+        from server.telemetry.tracing import Tracing
     except ImportError as exc:
         raise ConfigError(
             f"server.otlp_endpoint needs libraries that are not installed ({exc.name}); "

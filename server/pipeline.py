@@ -22,13 +22,13 @@ from retrieval.candidates import Candidates
 from retrieval.facets import Facet, count_facet
 from retrieval.filters import without
 from retrieval.row_set import RowSet
-from server.arrangement import arrange, cut
-from server.breaker import STUCK_S, Breaker, Breakers
-from server.explanations import contributions
-from server.ranking import DegradationReason, Hit, RankedWindow, Ranking, Run, SearchTask
-from server.selection import Selection
-from server.sources import Source, join_rows, open_source
-from server.wishes import Spelling
+from server.inference.breaker import STUCK_S, Breaker, Breakers
+from server.stages.arrangement import arrange, cut
+from server.stages.explanations import contributions
+from server.stages.ranking import DegradationReason, Hit, RankedWindow, Ranking, Run, SearchTask
+from server.stages.selection import Selection
+from server.stages.sources import Source, join_rows, open_source
+from server.stages.wishes import Spelling
 
 logger = logging.getLogger(__name__)
 

@@ -21,27 +21,27 @@ from corpus.workspace import Workspace
 from indexer.bundle import open_bundle
 from indexer.live_updates import LiveUpdates
 from indexer.publish import current_version
-from server.access import Access
+from server.access.requirements import Access
 from server.activation import Activation
 from server.admin import IndexAdminService
+from server.calls.layers import open_door
+from server.calls.observing import Observer, Observing
 from server.config import ServerConfig
-from server.door import open_door
-from server.health import ADMIN_SERVICE, SEARCH_SERVICE, Readiness
-from server.histories import Histories, open_histories
-from server.listening import grpc_server, listen, probe_all
-from server.metrics import Metrics, MetricsEndpoint
-from server.observing import Observer, Observing
+from server.histories.contract import Histories, open_histories
+from server.inference.priority import give_way
+from server.inference.search_threads import Threads
+from server.inference.searching import Searching
 from server.opening import open_current, open_tracing, warm
 from server.pipeline import Pipeline
-from server.priority import give_way
-from server.search_threads import Threads
-from server.searching import Searching
+from server.processes.listening import grpc_server, listen, probe_all
+from server.processes.sharing import Share
+from server.processes.siblings import Siblings
 from server.service import SearchService
-from server.sharing import Share
-from server.siblings import Siblings
+from server.telemetry.health import ADMIN_SERVICE, SEARCH_SERVICE, Readiness
+from server.telemetry.metrics import Metrics, MetricsEndpoint
 
 if TYPE_CHECKING:
-    from server.tracing import Tracing
+    from server.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 

@@ -8,23 +8,23 @@ from datetime import UTC, datetime
 import grpc
 
 from corpus.errors import ArtefactError, TandemError
-from server.admission import Admission
-from server.answering import INTERNAL, Answering, refusing_the_rest, status_of, violations_in
-from server.answers import Answers, Asked
-from server.call_requests import check_batch, read_deleted_shoppers, read_embed, read_rerank, read_suggest
-from server.calls import TEXTS_AT_A_TIME, Towers, model_versions_message, rerank, suggest
+from server.api.call_requests import check_batch, read_deleted_shoppers, read_embed, read_rerank, read_suggest
+from server.api.messages import degradation_messages, facet_messages, result_messages
+from server.api.requests import read_events, read_search
+from server.api.wire import Malformed
+from server.calls.admission import Admission
+from server.calls.answering import INTERNAL, Answering, refusing_the_rest, status_of, violations_in
+from server.calls.layers import Context
+from server.calls.other_calls import TEXTS_AT_A_TIME, Towers, model_versions_message, rerank, suggest
+from server.calls.room import Room
 from server.config import ServerConfig
-from server.door import Context
-from server.histories import Histories
-from server.messages import degradation_messages, facet_messages, result_messages
+from server.histories.contract import Histories
+from server.inference.search_threads import Threads, in_thread
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
 from server.pipeline import Pipeline
-from server.ranking import Run
-from server.requests import read_events, read_search
-from server.room import Room
-from server.search_threads import Threads, in_thread
-from server.siblings import Siblings
-from server.wire import Malformed
+from server.processes.siblings import Siblings
+from server.rankings.answers import Answers, Asked
+from server.stages.ranking import Run
 
 logger = logging.getLogger(__name__)
 

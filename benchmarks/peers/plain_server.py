@@ -20,11 +20,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from benchmarks.peers.plain_stack import PlainStack
 from corpus.workspace import Workspace
+from server.api.messages import item_message
+from server.api.requests import read_search
 from server.config import ServerConfig
-from server.health import SEARCH_SERVICE
-from server.messages import item_message
 from server.pb.tandem.search.v1 import search_pb2, search_pb2_grpc
-from server.requests import read_search
+from server.telemetry.health import SEARCH_SERVICE
 
 N_THREADS = 64  # as many calls as Tandem admits
 

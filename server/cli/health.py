@@ -16,8 +16,8 @@ def health(
     as_json: JsonOption = False,
 ) -> None:
     """Ask a server whether it wants searches; exit with 1 if it does not."""
-    from server.credentials import Credentials
-    from server.health import SEARCH_SERVICE, check_health
+    from server.access.credentials import Credentials
+    from server.telemetry.health import SEARCH_SERVICE, check_health
 
     service = "" if alive else SEARCH_SERVICE
     status = check_health(address, service, timeout_s=timeout_s, credentials=Credentials.from_environment())

@@ -24,8 +24,8 @@ def upsert(
     from corpus.items import ItemTable
     from corpus.rejects import RejectLog
     from corpus.settings import DataConfig
-    from server.admin_client import TandemAdmin
-    from server.credentials import Credentials
+    from server.access.credentials import Credentials
+    from server.client import TandemAdmin
 
     with tempfile.TemporaryDirectory() as folder, RejectLog(Path(folder) / "rejects.jsonl") as rejects:
         # a row that cannot be read stops it: nobody looks at rejects here
@@ -43,8 +43,8 @@ def delete(
     as_json: JsonOption = False,
 ) -> None:
     """Remove items; no search finds them when this returns."""
-    from server.admin_client import TandemAdmin
-    from server.credentials import Credentials
+    from server.access.credentials import Credentials
+    from server.client import TandemAdmin
 
     unknown: list[str] = []
     with TandemAdmin(address, credentials=Credentials.from_environment()) as admin:

@@ -16,7 +16,7 @@ StoreOption = Annotated[Path, typer.Option("--store", help="The store's folder, 
 
 
 class ScopeName(StrEnum):
-    """``server.api_keys.Scope``, without what that imports."""
+    """``server.access.api_keys.Scope``, without what that imports."""
 
     SEARCH = "search"
     EVENTS = "events"
@@ -33,7 +33,7 @@ def add(
     """Make a key and print it, this once."""
     from datetime import UTC
 
-    from server.api_keys import Scope, add_key, utc
+    from server.access.api_keys import Scope, add_key, utc
 
     scopes = [Scope(each.value) for each in scope]
     ends = utc(expires) if expires is not None else None
@@ -45,7 +45,7 @@ def list_keys(store: StoreOption = Path(), as_json: JsonOption = False) -> None:
     """List names, scopes and ends of keys."""
     from datetime import UTC
 
-    from server.api_keys import read_keys
+    from server.access.api_keys import read_keys
 
     now = datetime.now(UTC)
     keys = read_keys(_file(store)).keys
@@ -63,7 +63,7 @@ def list_keys(store: StoreOption = Path(), as_json: JsonOption = False) -> None:
 
 def remove(name: NameArgument, store: StoreOption = Path()) -> None:
     """Forget a key; running servers refuse it within a second."""
-    from server.api_keys import remove_key
+    from server.access.api_keys import remove_key
 
     remove_key(_file(store), name)
     typer.echo(f"{name} is no key any more")

@@ -20,7 +20,7 @@ def serve(
     # gRPC's own log would repeat what strangers send, control characters and all; read when gRPC starts
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-    from server.sharing import n_processes_of
+    from server.processes.sharing import n_processes_of
 
     settings = list(overrides or ())
     if address is not None:
@@ -28,11 +28,11 @@ def serve(
     workspace, config = open_store(store, settings)
     n_processes = n_processes_of(config.server)
     if n_processes == 1:
-        from server.process import serve as serve_alone
+        from server.processes.process import serve as serve_alone
 
         asyncio.run(serve_alone(config, workspace))
     else:
-        from server.supervisor import Supervisor
+        from server.processes.supervisor import Supervisor
 
         asyncio.run(Supervisor(config, workspace, n_processes=n_processes).run())
 
@@ -51,9 +51,9 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Search a running server."""
+    from server.access.credentials import Credentials
     from server.cli.console import print_response
     from server.client import TandemClient
-    from server.credentials import Credentials
 
     with TandemClient(address, credentials=Credentials.from_environment()) as client:
         response = client.search(query, user_id=user, page_size=k, filter=condition, facets=facets or ())

@@ -84,7 +84,7 @@ def _addresses(config: ServerConfig) -> Iterator[Check]:
 
 
 def _address(address: str, setting: str) -> Check:
-    from server.listening import probe, split_address
+    from server.processes.listening import probe, split_address
 
     name = setting.removeprefix("server.").replace("_", " ")
     try:
@@ -105,8 +105,8 @@ def _is_ours(address: str, setting: str) -> bool:
     """Tell whether what listens is a Tandem server; one that speaks TLS needs TANDEM_TLS_CA to be known."""
     import urllib.request
 
-    from server.credentials import Credentials
-    from server.health import SEARCH_SERVICE, check_health
+    from server.access.credentials import Credentials
+    from server.telemetry.health import SEARCH_SERVICE, check_health
 
     host, _, port = address.rpartition(":")
     target = f"{'127.0.0.1' if host == '0.0.0.0' else '[::1]' if host == '[::]' else host}:{port}"
@@ -121,9 +121,9 @@ def _is_ours(address: str, setting: str) -> bool:
 
 
 def _access(config: ServerConfig, workspace: Workspace) -> Iterator[Check]:
-    from server.access import is_loopback, tls_files
-    from server.api_keys import read_keys
-    from server.tls import check_certificate
+    from server.access.api_keys import read_keys
+    from server.access.requirements import is_loopback, tls_files
+    from server.access.tls import check_certificate
 
     files = tls_files(config, workspace.root)
     if files is not None:
@@ -155,7 +155,7 @@ def _access(config: ServerConfig, workspace: Workspace) -> Iterator[Check]:
 def _histories(config: ServerConfig, workspace: Workspace) -> Check:
     if config.history_url is None:
         return _history_file(workspace.root / config.history_path)
-    from server.histories import open_histories
+    from server.histories.contract import open_histories
 
     try:
         with closing(open_histories(config, workspace)) as histories:
@@ -170,7 +170,7 @@ def _history_file(path: Path) -> Check:
     import os
     import sqlite3
 
-    from server.history_store import BUSY_TIMEOUT_S, SCHEMA_VERSION
+    from server.histories.sqlite_store import BUSY_TIMEOUT_S, SCHEMA_VERSION
 
     name, remedy = "history store", f"let the server's user write {path} and its folder"
     if not path.exists():

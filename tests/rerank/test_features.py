@@ -242,7 +242,7 @@ def test_what_was_merely_shown_and_what_nobody_knows_is_no_history(compute: Comp
 
 
 def test_no_feature_hangs_on_when_something_happened(compute: Compute):
-    """Answers to repeated searches live on it: see ``server.ranking_keys``."""
+    """Answers to repeated searches live on it: see ``server.rankings.ranking_keys``."""
     now = events(0, 1, 2, 1)
     before = tuple(replace(event, timestamp=NOW - timedelta(days=day)) for day, event in enumerate(now, 1))
     got, want = (compute(candidates(0, 4, 5), history=history) for history in (before, now))

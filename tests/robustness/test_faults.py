@@ -16,15 +16,15 @@ import pytest
 from corpus.errors import TandemError
 from corpus.events import Event, EventType
 from rerank.scorer import PairScorer
-from server.breaker import PAUSE_S
+from server.histories.pseudonyms import KEY_VARIABLE
+from server.inference.breaker import PAUSE_S
 from server.pb.tandem.search.v1 import search_pb2 as pb
 from server.pb.tandem.search.v1 import search_pb2_grpc
-from server.pseudonyms import KEY_VARIABLE
 from tests.server.gates import QUERY, eventually
 from tests.server.redis_servers import running_redis
 from tests.server.scraping import scrape, value
 
-HAS_OWNERS = importlib.util.find_spec("server.model_owner") is not None
+HAS_OWNERS = importlib.util.find_spec("server.inference.model_owner") is not None
 BOUGHT = Event(timestamp=datetime.now(UTC), user_id="ada", session_id=None, type=EventType.PURCHASE, item_id="i-03")
 UNREAD = "a part of the second stage failed; this is the order without it"
 FORGOTTEN = "the history could not be read; ordered without it"

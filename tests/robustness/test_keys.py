@@ -6,8 +6,8 @@ import grpc
 import pytest
 
 from benchmarks.fuzz_messages import methods
-from server.api_keys import Scope, add_key
-from server.guard import SCOPES
+from server.access.api_keys import Scope, add_key
+from server.access.guard import SCOPES
 from tests.server.scraping import text_of
 
 METHODS = methods()

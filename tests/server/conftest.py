@@ -23,8 +23,8 @@ from rerank.config import RerankerConfig, RerankerTrainConfig
 from retrieval.config import RetrieverConfig, RetrieverTrainConfig, VectorIndexConfig
 from server.client import TandemClient
 from server.config import ServerConfig
+from server.inference.searching import Searching
 from server.pb.tandem.search.v1 import search_pb2_grpc
-from server.searching import Searching
 from server.serve import TandemServer
 from tests.conftest import write_prepared
 

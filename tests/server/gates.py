@@ -3,7 +3,7 @@
 import threading
 import time
 
-from server.ranking import Run
+from server.stages.ranking import Run
 
 QUERY = "red acme shoe"
 

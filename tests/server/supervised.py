@@ -111,7 +111,7 @@ def main(root: str, settings: str, n_processes: str, target: str) -> None:
     from corpus.errors import TandemError
     from corpus.workspace import Workspace
     from server.config import ServerConfig, TandemConfig
-    from server.supervisor import Supervisor
+    from server.processes.supervisor import Supervisor
     from tests.server import troubled
 
     told = json.loads(settings)

@@ -13,7 +13,7 @@ from indexer.manifest import read_manifest
 from indexer.publications import PUBLICATIONS_FILE
 from indexer.publish import CURRENT_FILE, current_version, publish, rollback, write_atomically
 from server.activation import Activation
-from server.admin_client import TandemAdmin
+from server.client import TandemAdmin
 from server.pb.tandem.search.v1 import search_pb2 as pb
 from server.pb.tandem.search.v1 import search_pb2_grpc
 from server.serve import TandemServer

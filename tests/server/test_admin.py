@@ -13,12 +13,12 @@ from corpus.errors import InputError, TandemError, UpdatesRefused
 from corpus.items import Item
 from corpus.live_log import read_changes
 from indexer.publish import publish
-from server.admin_client import TandemAdmin
+from server.api.status import violations_of
 from server.cli.app import main
+from server.client import TandemAdmin
+from server.inference.priority import STEP
 from server.pb.tandem.search.v1 import search_pb2 as pb
 from server.pb.tandem.search.v1 import search_pb2_grpc
-from server.priority import STEP
-from server.status import violations_of
 from tests.server.conftest import copy_bundle
 from tests.server.gates import QUERY, eventually
 

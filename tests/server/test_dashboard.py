@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from server.admission import Admission
+from server.calls.admission import Admission
+from server.calls.observing import FinishedCall
 from server.config import ServerConfig
-from server.joint_metrics import JointMetrics
-from server.kept_rankings import KeptRankings
-from server.metrics import Metrics
-from server.observing import FinishedCall
-from server.ranking import Run
-from server.searching import Searching
+from server.inference.searching import Searching
+from server.rankings.kept_rankings import KeptRankings
+from server.stages.ranking import Run
+from server.telemetry.joint_metrics import JointMetrics
+from server.telemetry.metrics import Metrics
 
 DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "tandem.json"
 PANELS = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]

@@ -13,7 +13,7 @@ import yaml
 from corpus.config import load_config
 from server.cli.app import app
 from server.config import ServerConfig, TandemConfig
-from server.health import ADMIN_SERVICE, SEARCH_SERVICE
+from server.telemetry.health import ADMIN_SERVICE, SEARCH_SERVICE
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

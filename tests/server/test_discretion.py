@@ -13,13 +13,12 @@ import pytest
 from corpus.errors import TandemError
 from corpus.events import Event, EventType
 from corpus.items import Item
-from server.admin_client import TandemAdmin
-from server.api_keys import Scope, add_key
-from server.client import TandemClient
-from server.credentials import Credentials
-from server.logs import configure_logging
+from server.access.api_keys import Scope, add_key
+from server.access.credentials import Credentials
+from server.client import TandemAdmin, TandemClient
 from server.pb.tandem.search.v1 import search_pb2 as pb
 from server.pb.tandem.search.v1 import search_pb2_grpc
+from server.telemetry.logs import configure_logging
 from tests.server.collector import collecting
 from tests.server.gates import QUERY
 from tests.server.scraping import text_of

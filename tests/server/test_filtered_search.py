@@ -4,8 +4,8 @@ import pytest
 from corpus.errors import BadPageToken
 from retrieval.facets import Facet, FacetSpec
 from retrieval.filters import And, Comparison
+from server.api.status import violations_of
 from server.pb.tandem.search.v1 import search_pb2 as pb
-from server.status import violations_of
 from tests.server.callers import failure
 
 QUERY = "red acme shoe"

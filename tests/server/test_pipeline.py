@@ -14,8 +14,8 @@ from rerank.reranker import DEADLINE, FAILED, Reranked
 from retrieval.facets import Facet, FacetSpec
 from retrieval.filters import And, Comparison
 from server.pipeline import Pipeline, present
-from server.ranking import DegradationReason, RankedWindow, Run, SearchTask
-from server.wishes import Wishes
+from server.stages.ranking import DegradationReason, RankedWindow, Run, SearchTask
+from server.stages.wishes import Wishes
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HISTORY = tuple(
@@ -280,7 +280,7 @@ class Blended:
 
 @pytest.mark.parametrize("wanted", [{}, {"query": "", "category": ("shoes",)}], ids=["query", "category"])
 def test_no_order_hangs_on_when_something_happened(pipeline, wanted):
-    """Answers to repeated searches live on it: see ``server.ranking_keys``."""
+    """Answers to repeated searches live on it: see ``server.rankings.ranking_keys``."""
     rankings = [
         pipeline.search(task(**wanted, events=history), endless()).ranking
         for history in (HISTORY, tuple(dataclasses.replace(event, timestamp=NOW) for event in HISTORY), ())

@@ -10,8 +10,8 @@ from indexer.bundle import Bundle
 from retrieval.facets import FacetSpec
 from retrieval.filters import Comparison
 from server.pipeline import Pipeline, present
-from server.ranking import DegradationReason
-from server.wishes import Boost, Diversity, Order, Pin, Spelling, Wishes
+from server.stages.ranking import DegradationReason
+from server.stages.wishes import Boost, Diversity, Order, Pin, Spelling, Wishes
 from tests.server.test_pipeline import HISTORY, Blended, Histories, LateRun, endless, ids, task
 
 

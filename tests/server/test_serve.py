@@ -202,7 +202,7 @@ def test_the_process_serves_reloads_and_drains_on_signals(own_store, tmp_path):
         "import asyncio, sys, pathlib\n"
         "from corpus.workspace import Workspace\n"
         "from server.config import ServerConfig, TandemConfig\n"
-        "from server.process import serve\n"
+        "from server.processes.process import serve\n"
         "config = TandemConfig(server=ServerConfig(address='127.0.0.1:0', admin_address='127.0.0.1:0',\n"
         "                                          metrics_address='127.0.0.1:0', log_level='debug', n_threads=1))\n"
         "asyncio.run(serve(config, Workspace(pathlib.Path(sys.argv[1]))))\n"

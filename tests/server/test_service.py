@@ -4,9 +4,9 @@ import grpc
 import pytest
 
 from corpus.events import EventType, HistoryEvent
-from server.messages import timestamp_message
+from server.api.messages import timestamp_message
+from server.api.status import violations_of
 from server.pb.tandem.search.v1 import search_pb2 as pb
-from server.status import violations_of
 from tests.server.callers import NOW, failure, purchase
 
 QUERY = "red acme shoe"

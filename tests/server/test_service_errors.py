@@ -3,11 +3,11 @@ import pytest
 
 from corpus.errors import UnknownItem
 from server.admin import IndexAdminService
+from server.api.requests import SERVED
+from server.api.status import violations_of
 from server.pb.tandem.search.v1 import search_pb2 as pb
 from server.pb.tandem.search.v1 import search_pb2_grpc
-from server.requests import SERVED
 from server.service import SearchService
-from server.status import violations_of
 from tests.server.callers import failure
 
 QUERY = "red acme shoe"

@@ -4,7 +4,7 @@ import pytest
 
 from corpus.events import EventType, HistoryEvent
 from retrieval.filters import Comparison
-from server.wishes import Boost, Pin
+from server.stages.wishes import Boost, Pin
 from tests.server.callers import NOW, purchase
 
 QUERY = "red acme shoe"

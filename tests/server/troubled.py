@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 
-from server.process import serve_share
+from server.processes.process import serve_share
 
 
 def dies_at_start(link, config, workspace, share) -> None:

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from server.api_keys import Scope, add_key
+from server.access.api_keys import Scope, add_key
 from server.cli import doctor, store_checks
 from server.cli.app import main
-from server.history_store import HistoryStore
-from server.pseudonyms import Pseudonyms
+from server.histories.pseudonyms import Pseudonyms
+from server.histories.sqlite_store import HistoryStore
 from tests.server.certificates import Authority
 
 FREE = '[server]\naddress = "127.0.0.1:0"\nadmin_address = "127.0.0.1:0"\nmetrics_address = "127.0.0.1:0"\n'

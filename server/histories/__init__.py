@@ -1,0 +1,1 @@
+"""What shoppers did: in SQLite or Redis, under pseudonyms."""

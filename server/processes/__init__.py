@@ -1,0 +1,1 @@
+"""Serving processes: one alone, or several under a supervisor on one port."""

@@ -1,0 +1,1 @@
+"""Rankings that are kept: for further pages, and for searches that repeat."""
