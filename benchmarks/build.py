@@ -188,10 +188,10 @@ def open_systems(folder: Path, texts: Sequence[str]) -> tuple[dict[str, Encode],
     """Open all systems on the packaged model, and the fp32 query encoder."""
     from sentence_transformers import SentenceTransformer
 
-    from retrieval.base_models import resolve_base_model
-    from retrieval.encoder import export_encoder, open_encoder, open_torch_encoder
+    from retrieval.engines.encoder import export_encoder, open_encoder, open_torch_encoder
     from retrieval.quiet import quiet_libraries
     from retrieval.texts import Texts
+    from retrieval.training.base_models import resolve_base_model
 
     config = RetrieverConfig()
     model = Path(resolve_base_model(config.base_model))

@@ -104,11 +104,11 @@ def make_catalogue(path: Path, n_items: int, seed: int) -> None:
 def build(folder: Path, kind: str) -> None:
     """Do what a build does with a catalogue, stage by stage; runs in a process of its own."""
     from rerank.inputs import PairTokenizer, PassageTokens
-    from retrieval.base_models import resolve_base_model
-    from retrieval.embeddings import embed_items
-    from retrieval.lexical_index import LexicalIndex
+    from retrieval.lexical.lexical_index import LexicalIndex
     from retrieval.passages import passage_texts
-    from retrieval.vector_index import VectorIndex
+    from retrieval.training.base_models import resolve_base_model
+    from retrieval.vectors.embeddings import embed_items
+    from retrieval.vectors.vector_index import VectorIndex
 
     fields = RetrieverConfig().item_fields
     tokenizer = PairTokenizer.load(Path(resolve_base_model("default")))

@@ -22,9 +22,9 @@ import polars as pl
 from benchmarks.circumstances import commit, processor
 from corpus.columns import ItemColumns
 from corpus.items import ITEM_SCHEMA, ItemTable
-from retrieval.facets import FacetSpec, count_facet
-from retrieval.filter_language import parse_filter
-from retrieval.predicates import matching_rows
+from retrieval.filtering.facets import FacetSpec, count_facet
+from retrieval.filtering.filter_language import parse_filter
+from retrieval.filtering.predicates import matching_rows
 
 FILTERS = (
     "price < 20",

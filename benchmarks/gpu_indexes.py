@@ -11,7 +11,7 @@ import numpy as np
 from corpus.errors import TandemError
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.config import VectorIndexConfig
-from retrieval.vector_index import VectorIndex
+from retrieval.vectors.vector_index import VectorIndex
 
 K = 100
 CHUNK = 500_000  # rows made up at a time
@@ -104,8 +104,8 @@ def _faiss(vectors: FloatArray, queries: FloatArray, exact: IntArray, kind: Any,
 
 
 def _cagra(vectors: FloatArray, queries: FloatArray, exact: IntArray) -> dict[str, Any]:
-    from retrieval.index_gpu import GpuIndex
-    from retrieval.index_kinds import Breadth
+    from retrieval.vectors.index_gpu import GpuIndex
+    from retrieval.vectors.index_kinds import Breadth
 
     if not hasattr(faiss, "GpuIndexCagra"):
         return {"skipped": "this FAISS has no CAGRA"}

@@ -9,7 +9,7 @@ import numpy as np
 
 from rerank.inputs import PairTokenizer
 from rerank.scorer import Pairs, PairScorer, load_module
-from retrieval.encoder import GPU_TOKEN_BUDGET, TextEncoder, open_torch_encoder
+from retrieval.engines.encoder import GPU_TOKEN_BUDGET, TextEncoder, open_torch_encoder
 from retrieval.quiet import quiet_libraries
 
 # name -> layers, width, attention heads
@@ -46,7 +46,7 @@ def open_stack(name: str, folder: Path, device: str, *, tiny: bool) -> Stack:
     from sentence_transformers import CrossEncoder, SentenceTransformer
     from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizer
 
-    from retrieval.torch_engine import TorchEngine
+    from retrieval.engines.torch_engine import TorchEngine
 
     n_layers, width, n_heads = TINY if tiny else MODELS[name]
     base, encoder_folder, reranker_folder = (folder / f"{name}-{part}" for part in ("base", "encoder", "reranker"))

@@ -1,7 +1,7 @@
 """How fast do the kinds of vector index answer, and what do they cost? By size of the catalogue, beside a peer.
 
-Every kind is tuned as a build tunes it (``retrieval/index_tuning.py``) on half of the queries and measured on the other
-half. What is measured of a size is kept in the stores' folder, so that a call that was stopped goes on there.
+Every kind is tuned as a build tunes it (``retrieval/vectors/index_tuning.py``) on half of the queries and measured on
+the other half. What is measured of a size is kept in the stores' folder, so that a call that was stopped goes on there.
 """
 
 import gc
@@ -27,9 +27,9 @@ from benchmarks.peers.usearch_graph import UsearchGraph
 from corpus.errors import ConfigError
 from retrieval.arrays import FloatArray
 from retrieval.config import IndexKind, VectorIndexConfig
-from retrieval.faiss_runtime import faiss
-from retrieval.index_choice import GIB, GRAPHS, MOST_LINKED, bytes_per_item, choose_kind
-from retrieval.index_tuning import (
+from retrieval.vectors.faiss_runtime import faiss
+from retrieval.vectors.index_choice import GIB, GRAPHS, MOST_LINKED, bytes_per_item, choose_kind
+from retrieval.vectors.index_tuning import (
     BREADTHS,
     RECALL_DEPTH,
     TIE_TOLERANCE,
@@ -39,7 +39,7 @@ from retrieval.index_tuning import (
     sweep,
     with_point,
 )
-from retrieval.vector_index import VectorIndex
+from retrieval.vectors.vector_index import VectorIndex
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from functools import partial
 import numpy as np
 
 from retrieval.arrays import FloatArray
-from retrieval.faiss_runtime import faiss
-from retrieval.index_tuning import RECALL_DEPTH, TIE_TOLERANCE
-from retrieval.row_set import RowSet
-from retrieval.vector_index import VectorIndex
+from retrieval.filtering.row_set import RowSet
+from retrieval.vectors.faiss_runtime import faiss
+from retrieval.vectors.index_tuning import RECALL_DEPTH, TIE_TOLERANCE
+from retrieval.vectors.vector_index import VectorIndex
 
 Search = Callable[[FloatArray], object]  # of one query: float32 (dim,)
 

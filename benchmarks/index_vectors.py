@@ -17,11 +17,11 @@ import polars as pl
 from corpus.errors import EmptyQuery
 from corpus.queries import normalize_query
 from retrieval.arrays import FloatArray
-from retrieval.base_models import resolve_base_model
 from retrieval.config import DEFAULT_MODEL
-from retrieval.embeddings import embed_items
-from retrieval.encoder import open_torch_encoder
-from retrieval.exact_search import nearest
+from retrieval.engines.encoder import open_torch_encoder
+from retrieval.training.base_models import resolve_base_model
+from retrieval.vectors.embeddings import embed_items
+from retrieval.vectors.exact_search import nearest
 
 CATALOGUES = ("bestbuy", "homedepot", "beauty", "toys", "games")
 QUERIES = {"bestbuy": "clicks.csv.gz", "homedepot": "judgments.csv.gz"}  # typed by people

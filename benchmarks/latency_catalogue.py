@@ -23,9 +23,9 @@ from indexer.config import BuildConfig
 from indexer.manifest import MANIFEST_FILE
 from indexer.verify import hash_files
 from rerank.inputs import PassageTokens
-from retrieval.index_tuning import tune
-from retrieval.lexical_index import LexicalIndex
-from retrieval.vector_index import VectorIndex
+from retrieval.lexical.lexical_index import LexicalIndex
+from retrieval.vectors.index_tuning import tune
+from retrieval.vectors.vector_index import VectorIndex
 
 CHOSEN_BY_BUILDS = {"kind": "auto", "ef_search": None, "nprobe": None, "refine_factor": None}
 PER_ITEM = (ITEMS_FILE, VECTORS_FILE, VECTOR_INDEX_FILE, LEXICAL_FOLDER, PASSAGES_FOLDER, BEHAVIOUR_FOLDER)

@@ -17,7 +17,7 @@ from indexer.bundle import Bundle
 from rerank.model_info import MODEL_FOLDER, RerankerModelInfo
 from rerank.reranker import Reranker
 from rerank.scorer import PairScorer, load_module, open_torch_scorer
-from retrieval.encoder import TextEncoder
+from retrieval.engines.encoder import TextEncoder
 from retrieval.model_info import MODEL_FOLDER as RETRIEVER_FOLDER
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def open_models(workspace: Workspace, bundle: Bundle, cache: Path) -> Models:
         bundle: With a reranker.
         cache: Where exported graphs are kept.
     """
-    from retrieval.torch_engine import open_tower
+    from retrieval.engines.torch_engine import open_tower
 
     entry, reranker = bundle.manifest.reranker, bundle.reranker
     if entry is None or reranker is None:

@@ -14,7 +14,7 @@ import time
 import numpy as np
 
 from benchmarks.circumstances import commit, processor
-from retrieval.suggestions import Suggestions
+from retrieval.event_log.suggestions import Suggestions
 
 N_WORDS = 20_000
 N_BEGINNINGS = 200  # of each kind

@@ -1,9 +1,9 @@
 """The catalogue's properties as arrays, on which conditions are decided and counts are taken for all items at once.
 
 Here and not in ``retrieval/``, because only this package may read the item table's frame; what comes out is numpy, for
-``retrieval.predicates``, ``retrieval.facets`` and through them the server. Derived when a catalogue is opened and not
-kept in the bundle: 50,000 items take a quarter of a second, a million some seconds beside the gigabytes that opening
-them reads and verifies, and a file could only disagree with the table that it was made from.
+``retrieval.filtering.predicates``, ``retrieval.filtering.facets`` and through them the server. Derived when a catalogue
+is opened and not kept in the bundle: 50,000 items take a quarter of a second, a million some seconds beside the
+gigabytes that opening them reads and verifies, and a file could only disagree with the table that it was made from.
 """
 
 import math

@@ -47,15 +47,15 @@ from rerank.blend_info import BLEND_FILE, FIRST_FILE, SECOND_FILE
 from rerank.config import RerankerConfig
 from rerank.inputs import PairTokenizer, PassageTokens
 from rerank.model_info import MODEL_FOLDER as RERANKER_MODEL
-from retrieval.behaviour import Behaviour, decayed
 from retrieval.config import RetrieverConfig
-from retrieval.index_tuning import Tuned, tune
-from retrieval.lexical_index import LexicalIndex
+from retrieval.event_log.behaviour import Behaviour, decayed
+from retrieval.event_log.suggestions import SUGGESTIONS_FILE, Suggestions
+from retrieval.lexical.lexical_index import LexicalIndex
 from retrieval.model_info import MODEL_FOLDER as RETRIEVER_MODEL
 from retrieval.passages import passage_texts, passages
 from retrieval.retriever import Retriever
-from retrieval.suggestions import SUGGESTIONS_FILE, Suggestions
-from retrieval.vector_index import VectorIndex
+from retrieval.vectors.index_tuning import Tuned, tune
+from retrieval.vectors.vector_index import VectorIndex
 
 logger = logging.getLogger(__name__)
 

@@ -19,13 +19,13 @@ from indexer.verify import verify_bundle
 from rerank.features import FeatureExtractor
 from rerank.inputs import PassageTokens
 from rerank.reranker import Reranker
-from retrieval.behaviour import Behaviour
 from retrieval.config import RetrieverConfig
-from retrieval.encoder import TextEncoder
-from retrieval.lexical_index import LexicalIndex
+from retrieval.engines.encoder import TextEncoder
+from retrieval.event_log.behaviour import Behaviour
+from retrieval.event_log.suggestions import SUGGESTIONS_FILE, Suggestions
+from retrieval.lexical.lexical_index import LexicalIndex
 from retrieval.retriever import Retriever
-from retrieval.suggestions import SUGGESTIONS_FILE, Suggestions
-from retrieval.vector_index import VectorIndex, open_vectors
+from retrieval.vectors.vector_index import VectorIndex, open_vectors
 
 ITEMS_FILE = "items.parquet"
 VECTORS_FILE = "vectors.npy"  # float32 (n_items, dim), as embedded: what the next index is built from

@@ -15,9 +15,9 @@ from indexer.engines import tokenizer_digest
 from indexer.manifest import BlendEntry, BundleManifest, RerankerEntry, RetrieverEntry
 from indexer.models import TrainedModels
 from indexer.verify import hash_files
-from retrieval.index_tuning import Tuned
 from retrieval.passages import PASSAGE_VERSION
 from retrieval.retriever import Retriever
+from retrieval.vectors.index_tuning import Tuned
 
 # whose releases decide a bundle's bytes or what it answers
 PACKAGES = (

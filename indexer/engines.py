@@ -20,7 +20,7 @@ from rerank.reranker import Reranker, join_reranker, open_reranker
 from rerank.scorer import export_reranker, open_torch_scorer
 from retrieval.arrays import IntArray
 from retrieval.config import RetrieverConfig
-from retrieval.encoder import TextEncoder, export_encoder, open_encoder, open_torch_encoder
+from retrieval.engines.encoder import TextEncoder, export_encoder, open_encoder, open_torch_encoder
 from retrieval.model_info import MODEL_FOLDER as RETRIEVER_FOLDER
 
 TOKENIZER_FILE = "tokenizer.json"

@@ -22,10 +22,10 @@ from indexer.checks import check_embeddings, check_recall, depth_in_sample, reca
 from indexer.config import BuildConfig
 from indexer.kept_exports import keep_int8_export, kept_folder
 from retrieval.config import RetrieverConfig
-from retrieval.embeddings import EmbedReport, count_missing, embed_items
-from retrieval.encoder import TextEncoder, open_torch_encoder, read_encoder_info
+from retrieval.engines.encoder import TextEncoder, open_torch_encoder, read_encoder_info
 from retrieval.passages import passage_texts
 from retrieval.texts import Texts
+from retrieval.vectors.embeddings import EmbedReport, count_missing, embed_items
 
 if TYPE_CHECKING:
     from indexer.ray_embedding import PortableEncoder

@@ -34,11 +34,11 @@ from indexer.systems import (
 from rerank.config import RERANK_DEPTH
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.candidates import Candidates
-from retrieval.encoder import TextEncoder
-from retrieval.lexical_index import LexicalIndex
+from retrieval.engines.encoder import TextEncoder
+from retrieval.filtering.row_set import RowSet
+from retrieval.lexical.lexical_index import LexicalIndex
 from retrieval.retriever import Retriever
-from retrieval.row_set import RowSet
-from retrieval.vector_index import VectorIndex
+from retrieval.vectors.vector_index import VectorIndex
 
 Score = Callable[[str, IntArray], FloatArray]  # query, rows (n,) -> scores (n,), higher is better
 

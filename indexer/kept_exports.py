@@ -10,8 +10,8 @@ from pathlib import Path
 
 from corpus.errors import ArtefactError
 from corpus.folders import replaced_folder
-from retrieval.embeddings import NAME_CHARACTERS
-from retrieval.encoder import Role, TextEncoder, export_encoder, open_encoder
+from retrieval.engines.encoder import Role, TextEncoder, export_encoder, open_encoder
+from retrieval.vectors.embeddings import NAME_CHARACTERS
 
 logger = logging.getLogger(__name__)
 

@@ -22,9 +22,9 @@ from rerank.inputs import TokenArray
 from rerank.live_passages import LivePassages, live_names
 from rerank.reranker import Reranker
 from retrieval.arrays import FloatArray
-from retrieval.behaviour import Behaviour
 from retrieval.config import TEXT_FIELDS
-from retrieval.lexical_delta import LexicalDelta
+from retrieval.event_log.behaviour import Behaviour
+from retrieval.lexical.delta import LexicalDelta
 from retrieval.live_retriever import Delta, LiveRetriever
 from retrieval.passages import passage
 

@@ -19,7 +19,7 @@ from indexer.bundle import Bundle, open_item_encoder
 from indexer.live_bundle import LiveBundle
 from indexer.publish import list_bundles
 from retrieval.arrays import FloatArray
-from retrieval.encoder import TextEncoder
+from retrieval.engines.encoder import TextEncoder
 from retrieval.passages import passage
 
 logger = logging.getLogger(__name__)

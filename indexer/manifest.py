@@ -15,7 +15,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Val
 from corpus.errors import BundleCorrupt
 from corpus.workspace import VERSION
 from retrieval.fusion import FusionWeights
-from retrieval.tuning_point import TuningPoint
+from retrieval.vectors.tuning_point import TuningPoint
 
 FORMAT_VERSION: Final = 4
 MANIFEST_FILE = "manifest.json"

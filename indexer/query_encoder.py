@@ -19,7 +19,7 @@ from indexer.config import BuildConfig
 from indexer.kept_exports import keep_int8_export, kept_folder
 from retrieval.arrays import FloatArray
 from retrieval.config import RetrieverConfig
-from retrieval.encoder import TextEncoder, export_encoder, open_encoder, open_torch_encoder
+from retrieval.engines.encoder import TextEncoder, export_encoder, open_encoder, open_torch_encoder
 from retrieval.model_info import MODEL_FOLDER
 
 logger = logging.getLogger(__name__)

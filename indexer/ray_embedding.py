@@ -17,8 +17,8 @@ import numpy as np
 
 from corpus.errors import ArtefactError, DeviceUnavailable
 from retrieval.arrays import FloatArray, IntArray
-from retrieval.embeddings import EncodeShards
-from retrieval.encoder import TextEncoder, TorchPrecision, open_encoder, open_torch_encoder
+from retrieval.engines.encoder import TextEncoder, TorchPrecision, open_encoder, open_torch_encoder
+from retrieval.vectors.embeddings import EncodeShards
 
 logger = logging.getLogger(__name__)
 

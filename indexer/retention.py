@@ -21,7 +21,7 @@ from indexer.construction import building
 from indexer.manifest import MANIFEST_FILE, read_manifest
 from indexer.publish import CURRENT_FILE, publishing, read_current
 from indexer.verify import fsync_folder
-from retrieval.embeddings import cache_folder
+from retrieval.vectors.embeddings import cache_folder
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from indexer.floors import Floors, Ranking
 from rerank.reranker import Reranker
 from retrieval.candidates import Candidates
 from retrieval.config import RetrieverConfig, VectorIndexConfig
-from retrieval.encoder import TextEncoder
+from retrieval.engines.encoder import TextEncoder
 from retrieval.fusion import FusionWeights
-from retrieval.vector_index import VectorIndex
+from retrieval.vectors.vector_index import VectorIndex
 
 logger = logging.getLogger(__name__)
 
@@ -150,10 +150,10 @@ def open_untuned(items: ItemTable, untuned: Untuned) -> tuple[TextEncoder, Vecto
     Raises:
         ConfigError: If the base model is not on this machine.
     """
-    from retrieval.base_models import resolve_base_model
-    from retrieval.embeddings import embed_items
-    from retrieval.encoder import open_torch_encoder
+    from retrieval.engines.encoder import open_torch_encoder
     from retrieval.passages import passages
+    from retrieval.training.base_models import resolve_base_model
+    from retrieval.vectors.embeddings import embed_items
 
     config = untuned.config
     folder = Path(resolve_base_model(config.base_model))

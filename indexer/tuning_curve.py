@@ -6,7 +6,7 @@ from typing import Any
 
 from corpus.errors import ConfigError
 from indexer.manifest import BundleManifest
-from retrieval.tuning_point import SETTINGS, TuningPoint
+from retrieval.vectors.tuning_point import SETTINGS, TuningPoint
 
 COLOUR, KEPT_COLOUR = "#0072B2", "#D55E00"  # Okabe & Ito's, told apart by the colour-blind
 SIZE_INCHES, DPI = (7.0, 4.5), 100

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from retrieval.checkpoints import newest_checkpoint
+from retrieval.training.checkpoints import newest_checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -18,11 +18,11 @@ from corpus.items import Item, ItemTable
 from rerank.meanings import compare_words
 from rerank.tastes import compare_history
 from retrieval.arrays import FloatArray, IntArray, look_up
-from retrieval.behaviour import Behaviour
 from retrieval.candidates import Candidates
-from retrieval.query_log import Chosen
-from retrieval.related_items import relatedness
-from retrieval.traits import Traits
+from retrieval.event_log.behaviour import Behaviour
+from retrieval.event_log.query_log import Chosen
+from retrieval.event_log.related_items import relatedness
+from retrieval.event_log.traits import Traits
 
 FEATURE_VERSION = 3
 

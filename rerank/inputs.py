@@ -21,7 +21,7 @@ from corpus.events import HistoryEvent
 from rerank.config import RerankerConfig
 from rerank.history import SEPARATOR, choose_history
 from retrieval.arrays import IntArray
-from retrieval.engine import TokenBatch
+from retrieval.engines.engine import TokenBatch
 from retrieval.texts import Texts
 
 TokenArray = npt.NDArray[np.int32]

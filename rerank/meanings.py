@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from rerank.lifts import lift
 from retrieval.arrays import FloatArray, IntArray, look_up
-from retrieval.traits import BRAND, CATEGORY, TITLE, Traits
-from retrieval.word_log import WordLog
+from retrieval.event_log.traits import BRAND, CATEGORY, TITLE, Traits
+from retrieval.event_log.word_log import WordLog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from corpus.prepared import Example
 from rerank.config import RerankerConfig
 from rerank.inputs import PairTokenizer, PassageTokens, assemble
 from retrieval.arrays import IntArray
-from retrieval.engine import TokenBatch
+from retrieval.engines.engine import TokenBatch
 
 _PAIRS_PER_SEARCH = 8
 

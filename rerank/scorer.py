@@ -21,7 +21,7 @@ from rerank.inputs import PairTokenizer, TokenArray, assemble
 from rerank.model_info import MODEL_FOLDER, RerankerModelInfo
 from rerank.probabilities import ProbabilityMap, probabilities
 from retrieval.arrays import FloatArray
-from retrieval.engine import Engine, TokenBatch
+from retrieval.engines.engine import Engine, TokenBatch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -176,7 +176,7 @@ def export_reranker(
         ArtefactError: If the version folder is not a finished one.
         ConfigError: If there is no calibration batch.
     """
-    from retrieval.export import export_openvino
+    from retrieval.engines.export import export_openvino
     from retrieval.quiet import quiet_libraries
 
     info = RerankerModelInfo.load(model_version_dir)
@@ -204,7 +204,7 @@ def open_scorer(folder: Path, *, n_threads: int | None = None) -> PairScorer:
     Raises:
         ArtefactError: If a file is missing or broken.
     """
-    from retrieval.engine import OpenVinoEngine
+    from retrieval.engines.engine import OpenVinoEngine
 
     info = read_info(folder)
     engine = OpenVinoEngine.load(folder, n_threads=n_threads)
@@ -217,7 +217,7 @@ def open_torch_scorer(model_version_dir: Path, *, device: str | None = None) -> 
     Raises:
         ArtefactError: If the version folder is not a finished one.
     """
-    from retrieval.torch_engine import TorchEngine
+    from retrieval.engines.torch_engine import TorchEngine
 
     info = RerankerModelInfo.load(model_version_dir)
     folder = model_version_dir / MODEL_FOLDER

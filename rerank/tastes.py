@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from rerank.lifts import lift
 from retrieval.arrays import FloatArray, IntArray, look_up
-from retrieval.traits import BRAND, TITLE, Traits
+from retrieval.event_log.traits import BRAND, TITLE, Traits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,11 +34,11 @@ from rerank.trainer import (
     training_arguments,
 )
 from rerank.validation import build_validation, calibrate, history_effect
-from retrieval.base_models import resolve_base_model
 from retrieval.passages import PASSAGE_VERSION, passages
 from retrieval.quiet import quiet_libraries
 from retrieval.retriever import Retriever
-from retrieval.training_callbacks import CheckpointClock, TrainingProgress
+from retrieval.training.base_models import resolve_base_model
+from retrieval.training.callbacks import CheckpointClock, TrainingProgress
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from rerank.inputs import PairTokenizer
 from rerank.loss import LossKind, label_targets, list_loss, teacher_targets
 from rerank.scorer import PairScorer
 from rerank.validation import ValidationSet, validate
-from retrieval.torch_engine import TorchEngine
+from retrieval.engines.torch_engine import TorchEngine
 
 BEST_METRIC = "eval_mrr_at_10"
 WEIGHT_METRIC = "eval_retrieval_weight"

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from corpus.prepared import Prepared
-from retrieval.behaviour import Behaviour
 from retrieval.config import RetrieverConfig
+from retrieval.event_log.behaviour import Behaviour
 from retrieval.fusion import FusionWeights
 from retrieval.model_info import load_retriever_info
 from retrieval.retriever import Retriever, build_retriever

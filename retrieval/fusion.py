@@ -3,12 +3,12 @@
     text  = w * dense + (1 - w) * lexical / (best lexical score of this query)
     score = b * behaviour + (1 - b) * text
 
-``dense`` is the cosine, exact for every candidate, also for those that only the lexical channel returned. The
-lexical score of a candidate that only the dense channel returned counts as 0: it is below all those of the full
-lexical list. A convex combination of this kind, its weight fitted on a few labelled queries, beats reciprocal-rank
-fusion in and out of domain. ``behaviour`` is a share of searches (``retrieval.query_log``) and is not stretched to 1:
-an item that most shoppers chose counts for more than the first of many that few chose each. Whatever the weights, as
-long as words take part, the best lexical hits keep a few places: the others can miss what was typed exactly.
+``dense`` is the cosine, exact for every candidate, also for those that only the lexical channel returned. The lexical
+score of a candidate that only the dense channel returned counts as 0: it is below all those of the full lexical list. A
+convex combination of this kind, its weight fitted on a few labelled queries, beats reciprocal-rank fusion in and out of
+domain. ``behaviour`` is a share of searches (``retrieval.event_log.query_log``) and is not stretched to 1: an item that
+most shoppers chose counts for more than the first of many that few chose each. Whatever the weights, as long as words
+take part, the best lexical hits keep a few places: the others can miss what was typed exactly.
 Source: Bruch, Gai & Ingber 2023, An Analysis of Fusion Functions for Hybrid Retrieval, sections 4 and 5.
 """
 

@@ -1,7 +1,7 @@
 """The first stage under live updates: the built indexes, and beside them the few items that changed since.
 
 Every search asks the base for all rows but those that changed or are gone, the delta for those that changed, and joins
-both. Distances compare as they are; lexical scores see ``retrieval.lexical_delta``. The query log needs no delta: new
+both. Distances compare as they are; lexical scores see ``retrieval.lexical.delta``. The query log needs no delta: new
 items have no behaviour yet.
 """
 
@@ -12,11 +12,11 @@ import numpy as np
 
 from corpus.errors import InputError, UnknownItem
 from retrieval.arrays import FloatArray, IntArray
-from retrieval.lexical_delta import LexicalDelta
-from retrieval.query_log import QueryLog
+from retrieval.event_log.query_log import QueryLog
+from retrieval.filtering.row_set import RowSet
+from retrieval.lexical.delta import LexicalDelta
 from retrieval.retriever import Retriever
-from retrieval.row_set import RowSet
-from retrieval.vector_index import VectorHits
+from retrieval.vectors.vector_index import VectorHits
 
 FEW_HIDDEN = 256  # so many surplus hits cost less than a search that asks of every row whether it counts
 

@@ -11,15 +11,15 @@ from corpus.items import ItemTable
 from retrieval.arrays import FloatArray, IntArray, check_depth
 from retrieval.candidates import Candidates
 from retrieval.config import RetrieverConfig
-from retrieval.embeddings import embed_items
-from retrieval.encoder import TextEncoder, open_torch_encoder
+from retrieval.engines.encoder import TextEncoder, open_torch_encoder
+from retrieval.event_log.query_log import QueryLog
+from retrieval.filtering.row_set import RowSet
 from retrieval.fusion import FusionWeights, Pool, fuse, make_pool
-from retrieval.lexical_index import LexicalIndex
+from retrieval.lexical.lexical_index import LexicalIndex
 from retrieval.model_info import MODEL_FOLDER, load_retriever_info
 from retrieval.passages import passages
-from retrieval.query_log import QueryLog
-from retrieval.row_set import RowSet
-from retrieval.vector_index import VectorHits, VectorIndex
+from retrieval.vectors.embeddings import embed_items
+from retrieval.vectors.vector_index import VectorHits, VectorIndex
 
 __all__ = ["Candidates", "Retriever", "build_retriever"]
 

@@ -19,9 +19,9 @@ from rerank.parts import Parts, PartsOf, take_parts
 from rerank.reranker import DEADLINE, FAILED, Reranked
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.candidates import Candidates
-from retrieval.facets import Facet, count_facet
-from retrieval.filters import without
-from retrieval.row_set import RowSet
+from retrieval.filtering.facets import Facet, count_facet
+from retrieval.filtering.filters import without
+from retrieval.filtering.row_set import RowSet
 from server.inference.breaker import STUCK_S, Breaker, Breakers
 from server.stages.arrangement import arrange, cut
 from server.stages.explanations import contributions

@@ -13,14 +13,14 @@ import numpy as np
 
 from corpus.errors import ConfigError
 from retrieval.arrays import FloatArray, IntArray
-from retrieval.engine import INPUT_NAMES
+from retrieval.engines.engine import INPUT_NAMES
 
 GRAPH, QUANTISED = "model.onnx", "model.int8.onnx"
 OPSET = 17
 
 
 class OnnxEngine:
-    """Runs an exported graph. An ``Engine`` of ``retrieval.engine``."""
+    """Runs an exported graph. An ``Engine`` of ``retrieval.engines.engine``."""
 
     def __init__(self, path: Path) -> None:
         """Open a graph on all cores.

@@ -24,7 +24,7 @@ from rerank.model_info import MODEL_FOLDER, RerankerModelInfo
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.model_info import MODEL_FOLDER as RETRIEVER_FOLDER
 from retrieval.quiet import quiet_libraries
-from retrieval.vector_index import open_vectors
+from retrieval.vectors.vector_index import open_vectors
 
 
 class PlainCrossEncoder:
@@ -62,7 +62,7 @@ class PlainEncoder:
     """``SentenceTransformer.encode`` with a trained version's weights."""
 
     def __init__(self, version_folder: Path, *, max_tokens: int, dim: int | None) -> None:
-        """Load a version of the retriever; see ``retrieval.encoder.open_torch_encoder``."""
+        """Load a version of the retriever; see ``retrieval.engines.encoder.open_torch_encoder``."""
         from sentence_transformers import SentenceTransformer
 
         with quiet_libraries():

@@ -31,9 +31,9 @@ from corpus.workspace import Workspace
 from indexer.judged import order
 from indexer.systems import DEPTH, Run
 from retrieval.arrays import FloatArray, IntArray
-from retrieval.base_models import resolve_base_model
 from retrieval.config import DEFAULT_MODEL
 from retrieval.quiet import quiet_libraries
+from retrieval.training.base_models import resolve_base_model
 
 logger = logging.getLogger(__name__)
 

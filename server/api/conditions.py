@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 
 from corpus.errors import BadFilter
-from retrieval.facets import FacetSpec
-from retrieval.filter_language import parse_filter
-from retrieval.filters import Filter, FilterLimits, check_field
+from retrieval.filtering.facets import FacetSpec
+from retrieval.filtering.filter_language import parse_filter
+from retrieval.filtering.filters import Filter, FilterLimits, check_field
 from server.config import ServerConfig
 from server.pb.tandem.search.v1 import search_pb2
 

@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from corpus.events import Event, EventType, HistoryEvent
 from corpus.items import Item
-from retrieval.facets import Facet, FacetValue
+from retrieval.filtering.facets import Facet, FacetValue
 from server.pb.tandem.search.v1 import search_pb2
 from server.stages.ranking import Degradation, DegradationReason, Hit
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from corpus.columns import PATH_SEPARATOR
 from corpus.errors import BadFilter
-from retrieval.filters import And, FilterLimits
+from retrieval.filtering.filters import And, FilterLimits
 from server.api.conditions import AddFault, read_filter
 from server.api.identifiers import check_identifier
 from server.config import ServerConfig

@@ -9,8 +9,8 @@ import numpy as np
 from corpus.events import EventType
 from indexer.bundle import Bundle, open_item_encoder
 from indexer.manifest import BundleManifest
-from retrieval.encoder import TextEncoder
-from retrieval.suggestions import fold
+from retrieval.engines.encoder import TextEncoder
+from retrieval.event_log.suggestions import fold
 from server.api.call_requests import RerankCall, Role, SuggestCall
 from server.api.messages import degradation_messages
 from server.histories.contract import Histories
@@ -20,7 +20,7 @@ from server.stages.ranking import Run
 
 logger = logging.getLogger(__name__)
 
-OWN_SEARCH = 5.0  # above all scores of ``retrieval.suggestions``
+OWN_SEARCH = 5.0  # above all scores of ``retrieval.event_log.suggestions``
 TEXTS_AT_A_TIME = 16  # embedded in one go: between them, searches have their turn
 
 

@@ -52,7 +52,7 @@ def train_first_stage(
     """Train the next version of the retriever; an interrupted one goes on where it was."""
     from corpus.prepared import Prepared
     from retrieval.model_info import MODEL_FILE
-    from retrieval.train import train_retriever
+    from retrieval.training.train import train_retriever
 
     prepared = Prepared(workspace.data)
     folder = _version_to_train(workspace.retrievers, MODEL_FILE, fresh=fresh)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.suggestions import Suggestion
+from retrieval.event_log.suggestions import Suggestion
 from server.pb.tandem.search.v1 import search_pb2
 
 ROLE_NUMBERS = {"query": search_pb2.EMBED_ROLE_QUERY, "item": search_pb2.EMBED_ROLE_ITEM}

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from corpus.events import Event, HistoryEvent
 from corpus.items import Item
-from retrieval.facets import Facet, FacetSpec
-from retrieval.filters import Filter, render
-from retrieval.suggestions import Suggestion
+from retrieval.event_log.suggestions import Suggestion
+from retrieval.filtering.facets import Facet, FacetSpec
+from retrieval.filtering.filters import Filter, render
 from server.access.credentials import PLAIN, Credentials
 from server.api.messages import facets_of, history_message, item_of, user_event_message
 from server.client.answers import (
@@ -53,7 +53,7 @@ class SearchOptions(TypedDict, total=False):
     offset: int | None  # results to skip
     retrieval_depth: int | None  # candidates to find
     rerank_depth: int | None  # most candidates to be reranked; 0 for the order of retrieval
-    filter: str | Filter | None  # what results must meet, as text or as a value of ``retrieval.filters``
+    filter: str | Filter | None  # what results must meet, as text or as a value of ``retrieval.filtering.filters``
     facets: Sequence[str | FacetSpec]  # what to count; a field alone is counted with the server's limit
     order_by: str  # "relevance", "price", "price desc" or "newest"
     boosts: Sequence[Boost]  # conditions that lift or bury

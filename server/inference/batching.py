@@ -11,8 +11,8 @@ import numpy as np
 
 from rerank.scorer import Pairs, PairScorer
 from retrieval.arrays import FloatArray
-from retrieval.encoder import EncoderInfo, TextEncoder
-from retrieval.engine import TokenBatch
+from retrieval.engines.encoder import EncoderInfo, TextEncoder
+from retrieval.engines.engine import TokenBatch
 from server.inference.caches import Cache, PairKeys
 from server.inference.model_owner import ModelOwner
 

@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 
 from indexer.bundle import RERANKER_FOLDER, Bundle
 from rerank.scorer import BATCH_TOKENS
-from retrieval.encoder import CPU_TOKEN_BUDGET
+from retrieval.engines.encoder import CPU_TOKEN_BUDGET
 from server.config import ServerConfig
 from server.inference.batching import BatchingEncoder, BatchingScorer
 from server.inference.caches import Cache

@@ -19,7 +19,7 @@ import numpy as np
 from corpus.columns import ItemColumns
 from rerank.heads import HEADS
 from retrieval.arrays import FloatArray, IntArray
-from retrieval.predicates import matching_rows
+from retrieval.filtering.predicates import matching_rows
 from server.stages.diversity import fill, limits_of, vary
 from server.stages.explanations import BOOST
 from server.stages.ranking import Ranking

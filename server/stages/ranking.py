@@ -15,8 +15,8 @@ from corpus.events import HistoryEvent
 from corpus.items import Item, ItemTable
 from rerank.parts import PartsOf, added, reordered
 from retrieval.arrays import FloatArray, IntArray
-from retrieval.facets import Facet, FacetSpec
-from retrieval.filters import Filter
+from retrieval.filtering.facets import Facet, FacetSpec
+from retrieval.filtering.filters import Filter
 from server.stages.explanations import Contribution
 from server.stages.wishes import Spelling, Wishes
 

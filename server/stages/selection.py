@@ -6,9 +6,9 @@ from functools import lru_cache
 import numpy as np
 
 from corpus.columns import PATH_SEPARATOR, ItemColumns, fold_path
-from retrieval.filters import And, Comparison, Filter, Not
-from retrieval.predicates import matching_rows
-from retrieval.row_set import RowSet
+from retrieval.filtering.filters import And, Comparison, Filter, Not
+from retrieval.filtering.predicates import matching_rows
+from retrieval.filtering.row_set import RowSet
 
 OUT_OF_STOCK = Comparison("in_stock", "=", False)  # unknown stock is no such thing
 # storefronts repeat a few filters; a set of a million rows takes up to 9 MB, and 2 to 10 ms to find and to list

@@ -13,7 +13,7 @@ from indexer.bundle import Bundle
 from rerank.parts import RETRIEVAL, Parts
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.candidates import Candidates
-from retrieval.row_set import RowSet
+from retrieval.filtering.row_set import RowSet
 from server.stages.arrangement import ordered
 from server.stages.ranking import SearchTask
 from server.stages.wishes import Order, Spelling
@@ -102,8 +102,8 @@ class AlikeSource:
 
         score(i) = (cos(item, i) + relatedness(item, i)) / 2
 
-    with the inner product of the embeddings, and what ``retrieval.related_items`` says. Nothing is fitted: neither half
-    is known to say more.
+    with the inner product of the embeddings, and what ``retrieval.event_log.related_items`` says. Nothing is fitted:
+    neither half is known to say more.
     """
 
     def __init__(self, bundle: Bundle, task: SearchTask) -> None:
@@ -166,9 +166,9 @@ class BrowseSource:
                    (popularity(i) + relatedness(i)) / 2    for any other
 
     with the logarithm of one more than the weight of the item's choices, and the sum of its relatedness to the
-    history's items (``retrieval.related_items``), each divided by the greatest among the items that may be found.
-    Equals come newest first. The trees of a blend play no part: they learned from searches with a query, of which most
-    of their numbers speak.
+    history's items (``retrieval.event_log.related_items``), each divided by the greatest among the items that may be
+    found. Equals come newest first. The trees of a blend play no part: they learned from searches with a query, of
+    which most of their numbers speak.
     """
 
     def __init__(self, bundle: Bundle, task: SearchTask, history: Sequence[HistoryEvent]) -> None:

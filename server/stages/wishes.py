@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from retrieval.filters import Filter
+from retrieval.filtering.filters import Filter
 
 
 class Order(StrEnum):

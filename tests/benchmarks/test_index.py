@@ -13,7 +13,7 @@ from benchmarks.index_vectors import Noise, Real, extend, nearest_similarities, 
 from benchmarks.peers.usearch_graph import UsearchGraph
 from corpus.errors import ConfigError
 from retrieval.config import VectorIndexConfig
-from retrieval.vector_index import VectorIndex
+from retrieval.vectors.vector_index import VectorIndex
 
 
 def clustered(n, seed):

@@ -130,7 +130,7 @@ def test_answers_that_depend_on_the_batch_are_counted(bundle, tiny_prepared, sha
 
 
 def test_a_larger_catalogue_serves_the_same_models_and_is_made_once(store, bundle, tmp_path, monkeypatch):
-    monkeypatch.setattr("retrieval.index_choice.MOST_SCANNED", 100)
+    monkeypatch.setattr("retrieval.vectors.index_choice.MOST_SCANNED", 100)
     larger = serving_store(store, "v1", tmp_path / "larger", 150, ["red shoe"], seed=0)
     opened = open_bundle(larger.bundles / "v1", n_threads=1)
     assert len(opened.items) == opened.manifest.n_items == 150

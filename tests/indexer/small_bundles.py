@@ -6,7 +6,7 @@ from pathlib import Path
 from indexer.manifest import MANIFEST_FILE, BlendEntry, BundleManifest, RerankerEntry, RetrieverEntry
 from indexer.verify import hash_files
 from retrieval.fusion import FusionWeights
-from retrieval.tuning_point import TuningPoint
+from retrieval.vectors.tuning_point import TuningPoint
 
 SMALL_FILES = {
     "items.parquet": b"PAR1 the items",

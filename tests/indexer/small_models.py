@@ -78,7 +78,7 @@ def write_blend(workspace: Workspace, version: str = "v1") -> None:
     """Train tiny trees on the store's own models."""
     from rerank.blend_training import train_blend
     from rerank.reranker import open_torch_reranker
-    from retrieval.behaviour import Behaviour
+    from retrieval.event_log.behaviour import Behaviour
     from retrieval.first_stage import FirstStage, channel_digest
     from retrieval.retriever import build_retriever
 

@@ -18,7 +18,7 @@ from indexer.publish import current_version, publish
 from indexer.verify import verify_bundle
 from rerank.blend_info import read_blend_info
 from rerank.features import FEATURES, RERANK_FEATURES
-from retrieval.encoder import TextEncoder
+from retrieval.engines.encoder import TextEncoder
 from retrieval.fusion import FusionWeights
 from tests.indexer.small_models import BUILD, RERANKER, RETRIEVER, copy_of, write_blend
 
@@ -201,7 +201,7 @@ def test_a_rebuild_embeds_only_what_changed_and_names_its_parent(built_workspace
 
 def test_a_build_killed_while_embedding_goes_on_where_it_was(workspace, monkeypatch):
     shutil.rmtree(workspace.rerankers)
-    monkeypatch.setattr("retrieval.embeddings.SHARD_ROWS", 10)
+    monkeypatch.setattr("retrieval.vectors.embeddings.SHARD_ROWS", 10)
     encode, shards = TextEncoder.encode, []
 
     def killed(self, texts, **options):

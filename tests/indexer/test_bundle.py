@@ -14,9 +14,9 @@ from indexer.bundle import open_bundle
 from indexer.manifest import MANIFEST_FILE, BundleManifest, read_manifest
 from indexer.verify import hash_files
 from rerank.features import FEATURES
-from retrieval.behaviour import Behaviour
 from retrieval.config import VectorIndexConfig
-from retrieval.vector_index import VectorIndex
+from retrieval.event_log.behaviour import Behaviour
+from retrieval.vectors.vector_index import VectorIndex
 from tests.conftest import exposure
 
 ROOT = Path(__file__).parents[2]

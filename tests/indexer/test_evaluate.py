@@ -16,7 +16,7 @@ from indexer.report import EvaluationReport
 from indexer.systems import SecondStage, Untuned
 from rerank.features import FEATURES
 from rerank.reranker import Reranked
-from retrieval.behaviour import Behaviour
+from retrieval.event_log.behaviour import Behaviour
 from retrieval.fusion import FusionWeights
 from retrieval.metrics import MEASURES
 from tests.conftest import exposure

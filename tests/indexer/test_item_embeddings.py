@@ -10,9 +10,9 @@ from indexer import checks, item_embeddings, ray_embedding
 from indexer.build import build_bundle
 from indexer.config import BuildConfig
 from indexer.item_embeddings import check_item_agreement, choose_precision, embed_catalogue
-from retrieval.embeddings import embed_items
-from retrieval.encoder import open_torch_encoder
+from retrieval.engines.encoder import open_torch_encoder
 from retrieval.passages import passage_texts
+from retrieval.vectors.embeddings import embed_items
 from tests.indexer.small_models import BUILD, RERANKER, RETRIEVER
 
 INT8 = BUILD.model_copy(update={"item_precision": "int8"})

@@ -10,9 +10,9 @@ from corpus.items import Item, ItemTable
 from indexer.bundle import VECTORS_FILE, Bundle, open_bundle, open_item_encoder
 from indexer.live_bundle import LiveBundle
 from rerank.features import FEATURES
-from retrieval.lexical_index import LexicalIndex
+from retrieval.filtering.row_set import RowSet
+from retrieval.lexical.lexical_index import LexicalIndex
 from retrieval.passages import passages
-from retrieval.row_set import RowSet
 from tests.corpus.test_live_log import NOON
 
 GIZMO = Item(item_id="gizmo-771234", title="purple gizmotron pan", brand="zork", category=("kitchen", "pan"), price=5.0)

@@ -27,7 +27,7 @@ from indexer.live_updates import LiveUpdates
 from indexer.manifest import read_manifest
 from retrieval.live_retriever import LiveRetriever
 from retrieval.passages import passage
-from retrieval.vector_index import VectorIndex
+from retrieval.vectors.vector_index import VectorIndex
 from tests.indexer.small_models import BUILD, RERANKER, RETRIEVER
 
 SHORT_KILLS = 10

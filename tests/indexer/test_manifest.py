@@ -19,7 +19,7 @@ from indexer.manifest import (
     read_manifest,
 )
 from retrieval.fusion import FusionWeights
-from retrieval.tuning_point import TuningPoint
+from retrieval.vectors.tuning_point import TuningPoint
 from tests.indexer.small_bundles import SMALL_FILES
 
 # a busy machine is slow: no property here is about time

@@ -10,7 +10,7 @@ from indexer import checks
 from indexer.build import build_bundle
 from indexer.bundle import open_bundle, open_item_encoder
 from indexer.query_encoder import check_query_encoder
-from retrieval.encoder import open_torch_encoder, read_encoder_info
+from retrieval.engines.encoder import open_torch_encoder, read_encoder_info
 from retrieval.passages import passage
 from tests.indexer.small_models import BUILD, RERANKER, RETRIEVER
 

@@ -10,8 +10,8 @@ import pytest
 
 from corpus.errors import DeviceUnavailable
 from indexer.ray_embedding import PortableEncoder, encode_on_ray
-from retrieval.embeddings import embed_items
-from retrieval.encoder import export_encoder, open_encoder, open_torch_encoder
+from retrieval.engines.encoder import export_encoder, open_encoder, open_torch_encoder
+from retrieval.vectors.embeddings import embed_items
 
 TIMEOUT_S = 300  # some 20 s on two free cores
 TEXTS = [f"red acme mug {number}" for number in range(45)]
@@ -20,9 +20,9 @@ import sys
 from pathlib import Path
 import ray
 from indexer.ray_embedding import PortableEncoder, encode_on_ray
-from retrieval import embeddings
-from retrieval.embeddings import embed_items
-from retrieval.encoder import open_encoder
+from retrieval.vectors import embeddings
+from retrieval.vectors.embeddings import embed_items
+from retrieval.engines.encoder import open_encoder
 
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 embeddings.SHARD_ROWS = 10

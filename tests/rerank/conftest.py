@@ -23,9 +23,9 @@ from rerank.probabilities import ProbabilityMap
 from rerank.reranker import Reranker
 from rerank.scorer import PairScorer
 from retrieval.arrays import FloatArray, IntArray
-from retrieval.behaviour import Behaviour
 from retrieval.candidates import Candidates
 from retrieval.config import BehaviourConfig
+from retrieval.event_log.behaviour import Behaviour
 from tests.rerank.scripted import CONFIG, MAPS, N_ITEMS, Engine
 
 
@@ -175,7 +175,7 @@ class TasteReader:
 @pytest.fixture(scope="session")
 def tasteful_behaviour(tasteful: Prepared, tiny_encoder_folder: Path) -> Behaviour:
     """What the training split of the tasteful store knows."""
-    from retrieval.encoder import open_torch_encoder
+    from retrieval.engines.encoder import open_torch_encoder
 
     encoder = open_torch_encoder(tiny_encoder_folder, role="query", max_tokens=16)
     pairs, exposure = tasteful.pairs("train"), tasteful.exposure("train")

@@ -16,8 +16,8 @@ from rerank.blend import Blend, open_blend, predict
 from rerank.blend_info import BLEND_FILE, FIRST_FILE, SECOND_FILE, read_blend_info
 from rerank.blend_lists import collect_blend_lists
 from rerank.features import FEATURES, RERANK_FEATURES, FeatureExtractor, rerank_features
-from retrieval.behaviour import Behaviour
 from retrieval.config import BehaviourConfig
+from retrieval.event_log.behaviour import Behaviour
 from tests.conftest import exposure
 from tests.rerank.conftest import TINY_BLEND
 

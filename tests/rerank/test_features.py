@@ -10,13 +10,13 @@ from corpus.columns import ItemColumns
 from corpus.events import EventType, HistoryEvent
 from corpus.items import Item, ItemTable
 from rerank.features import FEATURES, RERANK_FEATURES, FeatureExtractor, rerank_features
-from retrieval.behaviour import Behaviour
 from retrieval.candidates import Candidates
 from retrieval.config import BehaviourConfig
-from retrieval.query_log import QueryLog
+from retrieval.event_log.behaviour import Behaviour
+from retrieval.event_log.query_log import QueryLog
+from retrieval.event_log.traits import Traits
+from retrieval.event_log.word_log import WordLog
 from retrieval.ragged import Ragged
-from retrieval.traits import Traits
-from retrieval.word_log import WordLog
 
 NAN = float("nan")
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

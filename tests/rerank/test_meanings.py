@@ -5,8 +5,8 @@ import pytest
 
 from corpus.items import Item, ItemTable
 from rerank.meanings import Meaning, compare_words
-from retrieval.traits import Traits
-from retrieval.word_log import WordLog
+from retrieval.event_log.traits import Traits
+from retrieval.event_log.word_log import WordLog
 
 NAN = float("nan")
 ITEMS = ItemTable.from_items(

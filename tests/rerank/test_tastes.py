@@ -5,8 +5,8 @@ import pytest
 
 from corpus.items import Item, ItemTable
 from rerank.tastes import Taste, compare_history
-from retrieval import traits
-from retrieval.traits import Traits
+from retrieval.event_log import traits
+from retrieval.event_log.traits import Traits
 
 NAN = float("nan")
 

@@ -22,8 +22,8 @@ from rerank.model_info import MODEL_FILE, RerankerModelInfo
 from rerank.scorer import PairScorer, open_torch_scorer
 from rerank.train import train_reranker
 from rerank.validation import build_validation
+from retrieval.engines.torch_engine import TorchEngine
 from retrieval.passages import passages
-from retrieval.torch_engine import TorchEngine
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import strategies as st
 
 from corpus.items import Item
-from retrieval.filters import And, Comparison, Filter, Not, Or
+from retrieval.filtering.filters import And, Comparison, Filter, Not, Or
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 # few values, so that conditions often meet; both cases, an accent, a prefix of another, quotes, a number

@@ -6,13 +6,13 @@ import pytest
 from corpus.columns import ItemColumns
 from corpus.items import Item, ItemTable
 from retrieval.config import LexicalConfig, VectorIndexConfig
-from retrieval.encoder import open_torch_encoder
-from retrieval.filter_language import parse_filter
+from retrieval.engines.encoder import open_torch_encoder
+from retrieval.filtering.filter_language import parse_filter
+from retrieval.filtering.predicates import matching_rows
 from retrieval.fusion import FusionWeights
-from retrieval.lexical_index import LexicalIndex
-from retrieval.predicates import matching_rows
+from retrieval.lexical.lexical_index import LexicalIndex
 from retrieval.retriever import Retriever
-from retrieval.vector_index import VectorIndex
+from retrieval.vectors.vector_index import VectorIndex
 
 N_ITEMS = 10_000
 QUERY = "red acme running shoe"

@@ -9,13 +9,13 @@ from corpus.errors import InputError, UnknownItem
 from corpus.items import Item
 from retrieval import live_retriever
 from retrieval.config import LexicalConfig, VectorIndexConfig
+from retrieval.filtering.row_set import RowSet
 from retrieval.fusion import FusionWeights
-from retrieval.lexical_delta import LexicalDelta
-from retrieval.lexical_index import LexicalIndex
+from retrieval.lexical.delta import LexicalDelta
+from retrieval.lexical.lexical_index import LexicalIndex
 from retrieval.live_retriever import Delta, LiveRetriever
 from retrieval.retriever import Retriever
-from retrieval.row_set import RowSet
-from retrieval.vector_index import VectorIndex
+from retrieval.vectors.vector_index import VectorIndex
 
 DIM, N_BASE, N_ITEMS = 8, 60, 66
 

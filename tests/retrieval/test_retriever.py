@@ -5,15 +5,15 @@ import pytest
 
 from corpus.errors import InputError, ModelIndexMismatch
 from retrieval.config import BehaviourConfig, FusionConfig, LexicalConfig, RetrieverConfig, VectorIndexConfig
-from retrieval.encoder import open_torch_encoder
+from retrieval.engines.encoder import open_torch_encoder
+from retrieval.event_log.query_log import QueryLog
+from retrieval.filtering.row_set import RowSet
 from retrieval.fusion import Figures, FusionWeights, fit_fusion
-from retrieval.lexical_index import LexicalIndex
+from retrieval.lexical.lexical_index import LexicalIndex
 from retrieval.model_info import FusionInfo, RetrieverModelInfo
 from retrieval.passages import passages
-from retrieval.query_log import QueryLog
 from retrieval.retriever import Retriever, build_retriever
-from retrieval.row_set import RowSet
-from retrieval.vector_index import VectorIndex
+from retrieval.vectors.vector_index import VectorIndex
 
 CONFIG = RetrieverConfig(base_model="tiny", max_item_tokens=24, max_query_tokens=16)
 QUERIES = ["red acme running shoe", "steel pan", "nordly", "zzz"]

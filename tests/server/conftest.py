@@ -46,7 +46,7 @@ def store(tiny_items: ItemTable, tiny_encoder_folder: Path, tiny_bert_folder: Pa
     """A store whose bundle v1 was trained (barely), built and published. Read only: see ``own_store``."""
     from rerank.train import train_reranker
     from retrieval.retriever import build_retriever
-    from retrieval.train import train_retriever
+    from retrieval.training.train import train_retriever
 
     workspace = Workspace(tmp_path_factory.mktemp("server") / "store")
     prepared = write_prepared(workspace.data, tiny_items)

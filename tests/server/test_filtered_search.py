@@ -2,8 +2,8 @@ import grpc
 import pytest
 
 from corpus.errors import BadPageToken
-from retrieval.facets import Facet, FacetSpec
-from retrieval.filters import And, Comparison
+from retrieval.filtering.facets import Facet, FacetSpec
+from retrieval.filtering.filters import And, Comparison
 from server.api.status import violations_of
 from server.pb.tandem.search.v1 import search_pb2 as pb
 from tests.server.callers import failure

@@ -11,8 +11,8 @@ from corpus.errors import ArtefactError, DeadlineExceeded
 from corpus.events import EventType, HistoryEvent
 from indexer.bundle import Bundle
 from rerank.reranker import DEADLINE, FAILED, Reranked
-from retrieval.facets import Facet, FacetSpec
-from retrieval.filters import And, Comparison
+from retrieval.filtering.facets import Facet, FacetSpec
+from retrieval.filtering.filters import And, Comparison
 from server.pipeline import Pipeline, present
 from server.stages.ranking import DegradationReason, RankedWindow, Run, SearchTask
 from server.stages.wishes import Wishes

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from indexer.bundle import Bundle
-from retrieval.facets import FacetSpec
-from retrieval.filters import Comparison
+from retrieval.filtering.facets import FacetSpec
+from retrieval.filtering.filters import Comparison
 from server.pipeline import Pipeline, present
 from server.stages.ranking import DegradationReason
 from server.stages.wishes import Boost, Diversity, Order, Pin, Spelling, Wishes

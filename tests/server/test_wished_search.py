@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from corpus.events import EventType, HistoryEvent
-from retrieval.filters import Comparison
+from retrieval.filtering.filters import Comparison
 from server.stages.wishes import Boost, Pin
 from tests.server.callers import NOW, purchase
 

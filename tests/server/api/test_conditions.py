@@ -1,7 +1,7 @@
 import pytest
 
-from retrieval.facets import FacetSpec
-from retrieval.filters import And, Comparison
+from retrieval.filtering.facets import FacetSpec
+from retrieval.filtering.filters import And, Comparison
 from server.api.conditions import read_facets, read_filter
 from server.config import ServerConfig
 from server.pb.tandem.search.v1 import search_pb2 as pb

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from corpus.errors import InputError, NotImplementedField
 from corpus.events import EventType
-from retrieval.facets import FacetSpec
-from retrieval.filters import Comparison
+from retrieval.filtering.facets import FacetSpec
+from retrieval.filtering.filters import Comparison
 from server.api.messages import timestamp_message
 from server.api.requests import SERVED, InvalidRequest, SearchCall, read_events, read_search
 from server.config import ServerConfig

@@ -2,7 +2,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from retrieval.filters import Comparison
+from retrieval.filtering.filters import Comparison
 from server.api.requests import InvalidRequest, SearchCall, read_search
 from server.config import ServerConfig
 from server.pb.tandem.search.v1 import search_pb2 as pb

@@ -7,7 +7,7 @@ import pytest
 
 from corpus.errors import BadPageToken
 from corpus.items import ItemTable
-from retrieval.facets import Facet, FacetValue
+from retrieval.filtering.facets import Facet, FacetValue
 from server.rankings.kept_rankings import EXPLAINED_BYTES, RANKING_BYTES, VALUE_BYTES, KeptRankings, size_of
 from server.rankings.page_tokens import process_of
 from server.stages.ranking import Degradation, DegradationReason, RankedWindow

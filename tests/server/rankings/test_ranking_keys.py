@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from corpus.events import EventType, HistoryEvent
-from retrieval.facets import FacetSpec
-from retrieval.filters import And, Comparison, Not, Or
+from retrieval.filtering.facets import FacetSpec
+from retrieval.filtering.filters import And, Comparison, Not, Or
 from server.rankings.ranking_keys import RankingKeys
 from server.stages.ranking import SearchTask
 from server.stages.wishes import Boost, Diversity, Order, Pin, Spelling, Wishes

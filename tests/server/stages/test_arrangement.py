@@ -3,7 +3,7 @@ import pytest
 
 from corpus.columns import ItemColumns
 from corpus.items import Item, ItemTable
-from retrieval.filters import Comparison
+from retrieval.filtering.filters import Comparison
 from server.stages.arrangement import arrange, cut
 from server.stages.ranking import Ranking
 from server.stages.wishes import Boost, Diversity, Order, Wishes

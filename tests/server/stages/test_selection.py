@@ -1,7 +1,7 @@
 import pytest
 
 from corpus.columns import ItemColumns
-from retrieval.filter_language import parse_filter
+from retrieval.filtering.filter_language import parse_filter
 from server.stages.selection import N_KEPT, Selection
 
 

@@ -11,8 +11,8 @@ from corpus.errors import UnknownItem
 from corpus.events import EventType, HistoryEvent
 from corpus.items import ItemTable
 from indexer.bundle import Bundle
+from retrieval.filtering.row_set import RowSet
 from retrieval.ragged import Ragged
-from retrieval.row_set import RowSet
 from server.stages.ranking import SearchTask
 from server.stages.sources import open_source
 from server.stages.wishes import Order, Spelling, Wishes

@@ -1,0 +1,1 @@
+"""What runs the towers: torch where they are trained, OpenVINO where they serve."""

@@ -1,0 +1,1 @@
+"""What shoppers' behaviour says: about queries, items, words, and items chosen together."""

@@ -1,0 +1,1 @@
+"""Conditions on items, and what is counted under them."""

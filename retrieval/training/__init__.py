@@ -1,0 +1,1 @@
+"""Tuning the two towers: pairs, losses, mined negatives, the trainer."""

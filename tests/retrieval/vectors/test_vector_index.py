@@ -1,0 +1,294 @@
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+
+from corpus.errors import ArtefactError, DimensionMismatch, InputError, UnknownItem
+from retrieval.config import VectorIndexConfig
+from retrieval.filtering.row_set import RowSet
+from retrieval.vectors.vector_index import VectorIndex, open_vectors
+
+FLAT = VectorIndexConfig(kind="flat")
+HNSW = VectorIndexConfig(kind="hnsw", m=16, ef_construction=100, ef_search=64)
+# broad enough for the recall that is asked below
+KINDS = [
+    FLAT,
+    VectorIndexConfig(kind="flat_fp16"),
+    VectorIndexConfig(kind="sq8"),
+    HNSW,
+    VectorIndexConfig(kind="hnsw_sq8", m=16, ef_construction=100, ef_search=64),
+    VectorIndexConfig(kind="ivf_flat", nprobe=30),
+    VectorIndexConfig(kind="ivf_pq", nprobe=30, refine_factor=20),
+    VectorIndexConfig(kind="ivf_rabitq", nprobe=40, refine_factor=40),
+]
+every_kind = pytest.mark.parametrize("config", KINDS, ids=[config.kind for config in KINDS])
+
+
+def unit(n, dim, seed):
+    vectors = np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    return unit(2000, 24, seed=1)
+
+
+@pytest.fixture(scope="module")
+def queries():
+    return unit(50, 24, seed=2)
+
+
+@pytest.fixture(scope="module")
+def graph(vectors):
+    return VectorIndex.build(vectors, HNSW)
+
+
+@pytest.fixture(scope="module")
+def built(vectors):
+    return {config.kind: VectorIndex.build(vectors, config) for config in KINDS}
+
+
+def exact(queries, vectors, k):
+    return np.argsort(-(queries @ vectors.T), kind="stable", axis=1)[:, :k]
+
+
+def test_flat_index_matches_exact_search(vectors, queries):
+    hits = VectorIndex.build(vectors, FLAT).search(queries, 10)
+    want = exact(queries, vectors, 10)
+    np.testing.assert_array_equal(hits.ids, want)
+    np.testing.assert_allclose(hits.scores, np.take_along_axis(queries @ vectors.T, want, 1), atol=1e-6)
+    assert hits.ids.dtype == np.int64
+    assert hits.scores.dtype == np.float32
+
+
+def recall(got, want):
+    return np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(got.tolist(), want.tolist(), strict=True)])
+
+
+@every_kind
+def test_every_kind_finds_nearly_all_that_exact_search_finds(config, queries, vectors, built):
+    hits = built[config.kind].search(queries, 10)
+    assert recall(hits.ids, exact(queries, vectors, 10)) >= 0.95
+
+
+@every_kind
+def test_scores_of_every_kind_are_exact(config, queries, vectors, built):
+    hits = built[config.kind].search(queries, 10)
+    np.testing.assert_allclose(hits.scores, np.take_along_axis(queries @ vectors.T, hits.ids, 1), atol=1e-6)
+    assert (np.diff(hits.scores) <= 0).all()
+
+
+@every_kind
+def test_every_kind_searches_exactly_and_knows_its_vectors(config, queries, vectors, built):
+    index = built[config.kind].with_settings(ef_search=1, nprobe=1, refine_factor=1)
+    np.testing.assert_array_equal(index.search(queries, 10, exact=True).ids, exact(queries, vectors, 10))
+    np.testing.assert_array_equal(index.vectors_of(np.array([1999, 0, 3])), vectors[[1999, 0, 3]])
+
+
+def test_rescoring_more_rows_finds_what_codes_alone_confuse(queries, vectors, built):
+    want = exact(queries, vectors, 100)
+    for kind in ("ivf_pq", "ivf_rabitq"):
+        alone, rescored = (built[kind].with_settings(nprobe=51, refine_factor=factor) for factor in (1, 8))
+        assert recall(alone.search(queries, 100).ids, want) < 0.8 < recall(rescored.search(queries, 100).ids, want)
+        # who asks for ten gets the best of the hundred that the setting was tuned for
+        np.testing.assert_array_equal(alone.search(queries, 10).ids, alone.search(queries, 100).ids[:, :10])
+
+
+@every_kind
+def test_what_a_kind_heeds_is_a_number_and_what_it_does_not_is_none(config, built):
+    heeded = {name for name in ("ef_search", "nprobe", "refine_factor") if getattr(built[config.kind].config, name)}
+    assert (
+        heeded
+        == {
+            "flat": set(),
+            "flat_fp16": {"refine_factor"},
+            "sq8": {"refine_factor"},
+            "hnsw": {"ef_search"},
+            "hnsw_sq8": {"ef_search", "refine_factor"},
+            "ivf_flat": {"nprobe"},
+            "ivf_pq": {"nprobe", "refine_factor"},
+            "ivf_rabitq": {"nprobe", "refine_factor"},
+        }[config.kind]
+    )
+
+
+def test_a_built_index_names_its_kind_where_auto_was_asked(vectors):
+    assert VectorIndex.build(vectors, VectorIndexConfig()).config.kind == "flat"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("n", [0, 1, 7, 100])
+@every_kind
+def test_search_returns_everything_without_padding_when_k_exceeds_the_size(config, n):
+    index = VectorIndex.build(unit(n, 8, seed=3) if n else np.empty((0, 8), dtype=np.float32), config)
+    rows, scores = index.search_one(unit(1, 8, seed=4)[0], 150)
+    assert sorted(rows.tolist()) == list(range(n))
+    assert (np.diff(scores) <= 0).all()
+    assert index.search(unit(2, 8, seed=4), 150).ids.shape == (2, n)
+
+
+def test_a_page_is_full_even_if_the_graph_leads_nowhere(vectors):
+    # all edges cut: the graph reaches its entry point only
+    index = VectorIndex.build(vectors[:100], HNSW)
+    links = faiss.vector_to_array(index._structure.hnsw.neighbors)
+    faiss.copy_array_to_vector(np.full_like(links, -1), index._structure.hnsw.neighbors)
+    rows, _ = index.search_one(vectors[5], 20)
+    np.testing.assert_array_equal(rows, exact(vectors[5:6], vectors[:100], 20)[0])
+    assert (index.search(vectors[5:6], 20, complete=False).ids == -1).sum() == 19
+
+
+def test_a_page_is_full_even_if_the_visited_cells_hold_too_little(vectors, queries, built):
+    for kind in ("ivf_flat", "ivf_pq", "ivf_rabitq"):
+        index = built[kind].with_settings(nprobe=1, refine_factor=1)
+        assert (index.search(queries, 300, complete=False).ids[:, -1] == -1).all()
+        np.testing.assert_array_equal(index.search(queries, 300).ids, exact(queries, vectors, 300))
+
+
+def test_a_beam_narrower_than_k_still_fills_the_page(vectors):
+    index = VectorIndex.build(vectors, HNSW.model_copy(update={"ef_search": 1}))
+    rows, _ = index.search_one(vectors[0], 300)
+    assert len(rows) == len(set(rows.tolist())) == 300
+
+
+def test_equal_scores_come_in_row_order():
+    vectors = np.tile(unit(1, 4, seed=5), (6, 1))
+    rows, _ = VectorIndex.build(vectors, FLAT).search_one(vectors[0], 6)
+    assert rows.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.fixture
+def stored(vectors, tmp_path):
+    np.save(tmp_path / "vectors.npy", vectors)
+    return open_vectors(tmp_path / "vectors.npy")
+
+
+@every_kind
+def test_index_survives_a_round_trip(config, queries, built, stored, tmp_path):
+    index, path = built[config.kind], tmp_path / "vector.index"
+    index.save(path)
+    loaded = VectorIndex.load(path, index.config, stored)
+    assert (len(loaded), loaded.dim, loaded.config) == (2000, 24, index.config)
+    found, again = index.search(queries, 7), loaded.search(queries, 7)
+    np.testing.assert_array_equal(again.ids, found.ids)
+    np.testing.assert_array_equal(again.scores, found.scores)
+    # a flat index is its vectors; of all others the file is mapped, not read
+    assert path.exists() == (config.kind != "flat")
+    assert (str(path) in Path("/proc/self/maps").read_text()) == (config.kind != "flat")
+
+
+def test_the_file_of_a_graph_holds_no_vectors(built, tmp_path):
+    # 2m links of 4 bytes at the bottom, 4 for the level, 8 for the offset, and rare upper levels
+    built["hnsw"].save(tmp_path / "vector.index")
+    assert 2000 * (8 * 16 + 12) < (tmp_path / "vector.index").stat().st_size < 2000 * (8 * 16 + 12 + 4 * 24 / 2)
+
+
+def test_loading_another_kind_is_refused(built, stored, tmp_path):
+    built["ivf_pq"].save(tmp_path / "vector.index")
+    for kind in ("hnsw", "sq8", "ivf_flat", "ivf_rabitq"):
+        with pytest.raises(ArtefactError, match=f"kind {kind} .* got IndexIVFPQFastScan"):
+            VectorIndex.load(tmp_path / "vector.index", VectorIndexConfig(kind=kind), stored)
+    with pytest.raises(ArtefactError, match="got auto"):
+        VectorIndex.load(tmp_path / "vector.index", VectorIndexConfig(), stored)
+
+
+def test_loading_another_metric_is_refused(stored, tmp_path):
+    faiss.write_index(faiss.IndexScalarQuantizer(24, faiss.ScalarQuantizer.QT_8bit), str(tmp_path / "vector.index"))
+    with pytest.raises(ArtefactError, match="inner-product"):
+        VectorIndex.load(tmp_path / "vector.index", VectorIndexConfig(kind="sq8"), stored)
+
+
+def test_an_index_of_other_vectors_is_refused(built, stored, tmp_path):
+    built["hnsw"].save(tmp_path / "vector.index")
+    with pytest.raises(ArtefactError, match=r"1,999 embeddings by 24 .* got 2,000 by 24"):
+        VectorIndex.load(tmp_path / "vector.index", HNSW, stored[:1999])
+
+
+@every_kind
+def test_a_missing_or_truncated_file_is_an_artefact_error(config, built, stored, tmp_path):
+    if config.kind == "flat":
+        pytest.skip("a flat index has no file")
+    path = tmp_path / "vector.index"
+    with pytest.raises(ArtefactError, match="build the bundle again"):
+        VectorIndex.load(path, config, stored)
+    built[config.kind].save(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ArtefactError, match="build the bundle again"):
+        VectorIndex.load(path, config, stored)
+
+
+def test_vectors_that_are_missing_cut_or_no_embeddings_are_refused(vectors, tmp_path):
+    path = tmp_path / "vectors.npy"
+    with pytest.raises(ArtefactError, match="build the bundle again"):
+        open_vectors(path)
+    for wrong in (vectors.astype(np.float64), vectors[0], np.asfortranarray(vectors)):
+        np.save(path, wrong)
+        with pytest.raises(ArtefactError, match="expected float32"):
+            open_vectors(path)
+    np.save(path, vectors)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ArtefactError, match="build the bundle again"):
+        open_vectors(path)
+
+
+def test_saving_into_a_missing_folder_is_an_artefact_error(built, tmp_path):
+    with pytest.raises(ArtefactError, match="check the folder"):
+        built["sq8"].save(tmp_path / "missing" / "vector.index")
+
+
+def test_bad_queries_are_refused(graph):
+    with pytest.raises(DimensionMismatch):
+        graph.search(np.zeros((1, 23), dtype=np.float32), 5)
+    with pytest.raises(DimensionMismatch):
+        graph.search_one(np.zeros((1, 24), dtype=np.float32), 5)
+    with pytest.raises(InputError, match="finite"):
+        graph.search_one(np.full(24, np.nan, dtype=np.float32), 5)
+    with pytest.raises(InputError, match="at least 1"):
+        graph.search_one(np.zeros(24, dtype=np.float32), 0)
+
+
+def test_vectors_of_rows_outside_the_index_are_refused(graph):
+    for row in (-1, 2000):
+        with pytest.raises(UnknownItem, match="2000"):
+            graph.vectors_of(np.array([0, row]))
+    assert graph.vectors_of(np.array([], dtype=np.int64)).shape == (0, 24)
+
+
+@pytest.mark.parametrize("n_allowed", [3, 40, 700, 1600], ids=["fewer than k", "few", "many", "most"])
+@pytest.mark.parametrize("rule", ["cheaper", "index"])
+@every_kind
+def test_search_among_some_rows_fills_the_page_with_the_best_of_them(
+    vectors, queries, built, config, n_allowed, rule, monkeypatch
+):
+    if rule == "index":  # never by comparing with the allowed rows alone, unless the index finds too little
+        monkeypatch.setattr(VectorIndex, "_comparisons", lambda *_: 0)
+    rows = np.sort(np.random.default_rng(5).choice(2000, n_allowed, replace=False))
+    hits = built[config.kind].search(queries, 10, allowed=RowSet.of(rows, 2000))
+    want = rows[exact(queries, vectors[rows], 10)]
+    assert hits.ids.shape == want.shape
+    assert set(hits.ids.ravel()) <= set(rows)
+    assert recall(hits.ids, want) >= (1 if config.kind == "flat" else 0.95)
+
+
+def test_a_filtered_search_compares_with_the_allowed_rows_alone_where_that_is_cheaper(built):
+    def comparisons(kind, n_allowed, **settings):
+        index = built[kind].with_settings(**settings)
+        return index._comparisons(RowSet.of(np.arange(n_allowed), 2000))
+
+    assert comparisons("hnsw", 200, ef_search=10) == 16 * 10 / 0.1  # m ef_search / share: exact is cheaper
+    assert comparisons("hnsw", 1000, ef_search=10) == 16 * 10 / 0.5  # the graph is
+    assert comparisons("ivf_pq", 200, nprobe=3) == comparisons("ivf_pq", 1000, nprobe=3) == 2000 * 3 / 51
+    assert comparisons("sq8", 200) == 500
+
+
+def test_the_cheaper_way_is_exact(vectors, queries, built):
+    rows = np.arange(0, 2000, 20)  # 100, below 2000 / 51 cells times 3
+    index = built["ivf_pq"].with_settings(nprobe=3, refine_factor=1)
+    hits = index.search(queries, 10, allowed=RowSet.of(rows, 2000))
+    np.testing.assert_array_equal(hits.ids, rows[exact(queries, vectors[rows], 10)])
+
+
+def test_rows_of_another_catalogue_are_refused(vectors, queries):
+    with pytest.raises(InputError, match="catalogue of 2000 items, got ones of 5"):
+        VectorIndex.build(vectors, FLAT).search(queries, 3, allowed=RowSet.of(np.array([1]), 5))
