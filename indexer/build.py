@@ -101,7 +101,9 @@ def build_bundle(
         InputError: If the catalogue is empty.
     """
     started = time.monotonic()
-    plan = _plan(workspace, retriever_config, config, choose_models(workspace, retriever_version, reranker_version))
+    models = choose_models(workspace, retriever_version, reranker_version)
+    models.warn_of_gaps()
+    plan = _plan(workspace, retriever_config, config, models)
     with construction(workspace.bundles) as site:
         plan.items.write(site.folder / ITEMS_FILE)
         logger.info("bundle %s: embedding %d items", site.version, len(plan.items))

@@ -40,6 +40,13 @@ class TrainedModels:
         _warn_of_change("reranker", _inputs(self.reranker.config), _inputs(wanted))
         return self.reranker.config
 
+    def warn_of_gaps(self) -> None:
+        """Log what a bundle of these models will lack."""
+        if self.reranker is None:
+            logger.warning("no reranker was trained yet: the bundle will answer in the order of retrieval")
+        elif self.blend is None:
+            logger.warning("no blend was trained on these models: popularity, prices and affinities will not be heeded")
+
 
 def resolved_config(trained: RetrieverModelInfo, wanted: RetrieverConfig) -> RetrieverConfig:
     """Return the settings of a trained first stage: what the model reads is the model's, the rest the store's choice.
@@ -97,7 +104,6 @@ def choose_models(workspace: Workspace, retriever_version: str | None, reranker_
             f"expected a reranker trained on the candidates of retriever {folder.name}, got {', '.join(known)}, "
             "trained on another's; run `tandem train reranker`"
         )
-    logger.warning("no reranker was trained yet: the bundle will answer in the order of retrieval")
     return TrainedModels(retriever_folder=folder, retriever=retriever, reranker_folder=None, reranker=None)
 
 
@@ -136,7 +142,6 @@ def _newest_blend(
             continue
         if (blend.retriever_fingerprint, blend.reranker_fingerprint) == (retriever_fingerprint, reranker_fingerprint):
             return workspace.blends / version, blend
-    logger.warning("no blend was trained on these models: popularity, prices and affinities will not be heeded")
     return None, None
 
 

@@ -1,6 +1,7 @@
 """One search, top to bottom: filter → retrieve → rerank → arrange → present.
 
-Everything around it lives elsewhere: validation in ``requests.py``, threads, admission and paging in ``answers.py``.
+Everything around it lives elsewhere: validation in ``api/requests.py``, threads, admission and paging in
+``rankings/answers.py``.
 """
 
 import itertools

@@ -113,7 +113,16 @@ def test_without_a_blend_of_both_models_there_is_none(workspace, caplog):
     models = choose_models(workspace, None, None)
     assert models.reranker is not None
     assert (models.blend_folder, models.blend) == (None, None)
+    assert not caplog.text  # `tandem train blend` comes by here: nothing is amiss
+    models.warn_of_gaps()
     assert "no blend was trained on these models" in caplog.text
+
+
+def test_nothing_is_said_of_a_whole_chain(workspace, caplog):
+    add_reranker(workspace, "v1", "new")
+    add_blend(workspace, "v1", "new", "of v1")
+    choose_models(workspace, None, None).warn_of_gaps()
+    assert not caplog.text
 
 
 def test_a_blend_of_another_release_is_passed_over(workspace, caplog):
@@ -175,6 +184,7 @@ def test_a_retriever_trained_anew_waits_for_a_reranker_of_its_own(workspace):
 def test_without_any_reranker_the_first_stage_goes_alone(workspace, caplog):
     models = choose_models(workspace, None, None)
     assert models.reranker is None
+    models.warn_of_gaps()
     assert "order of retrieval" in caplog.text
 
 
