@@ -10,7 +10,7 @@ from indexer.bundle import Bundle, open_bundle
 from indexer.publish import current_version
 from server.config import ServerConfig, TandemConfig
 from server.histories.contract import Histories
-from server.inference.searching import Searching
+from server.inference.model_runtime import ModelRuntime
 from server.pipeline import Pipeline
 from server.stages.ranking import Run, SearchTask
 
@@ -48,7 +48,7 @@ def pull_current(config: TandemConfig, workspace: Workspace) -> None:
         logger.error("nothing pulled, serving what is here: %s", exc)
 
 
-def warm(bundle: Bundle, histories: Histories, config: ServerConfig, searching: Searching) -> Pipeline:
+def warm(bundle: Bundle, histories: Histories, config: ServerConfig, runtime: ModelRuntime) -> Pipeline:
     """Return a pipeline that has searched once, so that no shopper waits for lazy set-up.
 
     It searches on this thread, beside the models' owners, who go on with the searches of the bundle before.
@@ -60,7 +60,7 @@ def warm(bundle: Bundle, histories: Histories, config: ServerConfig, searching: 
         query=bundle.items.item(0).title, retrieval_depth=config.retrieval_depth, rerank_depth=config.rerank_depth
     )
     pipeline.search(task, Run(deadline=float("inf")))
-    return Pipeline(searching.take(bundle), histories, hide_out_of_stock=config.hide_out_of_stock)
+    return Pipeline(runtime.take(bundle), histories, hide_out_of_stock=config.hide_out_of_stock)
 
 
 def open_tracing(config: ServerConfig) -> "Tracing | None":

@@ -24,13 +24,13 @@ from indexer.publish import current_version
 from server.access.requirements import Access
 from server.activation import Activation
 from server.admin import IndexAdminService
-from server.calls.layers import open_door
+from server.calls.layers import add_service
 from server.calls.observing import Observer, Observing
 from server.config import ServerConfig
 from server.histories.contract import Histories, open_histories
+from server.inference.model_runtime import ModelRuntime
 from server.inference.priority import give_way
 from server.inference.search_threads import Threads
-from server.inference.searching import Searching
 from server.opening import open_current, open_tracing, warm
 from server.pipeline import Pipeline
 from server.processes.listening import grpc_server, listen, probe_all
@@ -67,7 +67,7 @@ class TandemServer:
         access: Access,
         tracing: "Tracing | None",
         share: Share | None,
-        searching: Searching,
+        runtime: ModelRuntime,
     ) -> None:
         """Join the parts; ``start`` makes them."""
         self._activation = activation
@@ -76,9 +76,9 @@ class TandemServer:
         self._workspace = workspace
         self._histories = histories
         self._access = access
-        self._searching = searching
+        self._runtime = runtime
         self._threads = Threads(
-            search=searching.threads,
+            search=runtime.threads,
             disk=ThreadPoolExecutor(N_DISK_THREADS, thread_name_prefix="disk"),
         )
         self._built = pipeline  # over the bundle as it was built
@@ -91,14 +91,14 @@ class TandemServer:
         self._service = SearchService(pipeline, histories, config, self._threads, self._siblings)
         self._admin = IndexAdminService(updates, self._publish, workspace.bundles, config, self._updating, self)
         self._following: asyncio.Task[None] | None = None
-        self._readiness = Readiness(lambda: searching.busy_s, wedged_after_s=config.wedged_after_s)
+        self._readiness = Readiness(lambda: runtime.busy_s, wedged_after_s=config.wedged_after_s)
         self._reloading = asyncio.Lock()
         self._metrics = Metrics()
         self._metrics.watch(
             queues={**self._service.queues, **self._admin.queues},
             manifest=lambda: self._service.pipeline.bundle.manifest,
             n_live=lambda: updates.n_changed,
-            searching=searching,
+            runtime=runtime,
             rankings=self._service.rankings,
             expires=lambda: access.tls.certificate.not_after if access.tls is not None else None,
         )
@@ -108,9 +108,9 @@ class TandemServer:
         observers: list[Observer] = [self._metrics, *([tracing] if tracing is not None else [])]
         layers = (Observing(observers), *access.layers)
         self._server = grpc_server(MAX_REQUEST_BYTES, shares_port=share is not None)
-        open_door(self._server, self._service, (*layers, self._service.room))
+        add_service(self._server, self._service, (*layers, self._service.load_shedding))
         self._admin_server = grpc_server(MAX_UPDATE_BYTES, shares_port=share is not None)
-        open_door(self._admin_server, self._admin, layers)
+        add_service(self._admin_server, self._admin, layers)
         for server, service in ((self._server, SEARCH_SERVICE), (self._admin_server, ADMIN_SERVICE)):
             health_pb2_grpc.add_HealthServicer_to_server(self._readiness.servicer, server)
             names = (service, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -145,12 +145,12 @@ class TandemServer:
         access = Access(config, workspace.root, share)
         tracing = open_tracing(config)
         with contextlib.ExitStack() as stack:
-            searching = Searching(config)
-            stack.callback(searching.close)
-            bundle = await searching.prepare(open_current, workspace.bundles, config)
+            runtime = ModelRuntime(config)
+            stack.callback(runtime.close)
+            bundle = await runtime.prepare(open_current, workspace.bundles, config)
             histories = await asyncio.to_thread(open_histories, config, workspace)
             stack.callback(histories.close)
-            pipeline = await searching.prepare(warm, bundle, histories, config, searching)
+            pipeline = await runtime.prepare(warm, bundle, histories, config, runtime)
             updates = await asyncio.to_thread(
                 LiveUpdates, pipeline.bundle, workspace, max_changed=config.max_live_items, n_threads=config.n_threads
             )
@@ -164,7 +164,7 @@ class TandemServer:
                 access,
                 tracing,
                 share,
-                searching,
+                runtime,
             )
             if opened is not None:
                 await opened()
@@ -214,9 +214,9 @@ class TandemServer:
         current = await asyncio.to_thread(current_version, self._workspace.bundles)
         self._tried = current or self._tried
         if current != self.version:
-            prepare, config = self._searching.prepare, self._config
+            prepare, config = self._runtime.prepare, self._config
             bundle = await prepare(open_current, self._workspace.bundles, config)
-            await self._go_over(await prepare(warm, bundle, self._histories, config, self._searching))
+            await self._go_over(await prepare(warm, bundle, self._histories, config, self._runtime))
         return self.version
 
     async def _go_over(self, pipeline: Pipeline) -> None:
@@ -236,10 +236,10 @@ class TandemServer:
             try:
                 outcome = None if reason else await self._activation.judge(version)
                 if outcome is None or outcome.verdict != "refused":  # opened before anything points at it
-                    prepare, config = self._searching.prepare, self._config
+                    prepare, config = self._runtime.prepare, self._config
                     folder = self._workspace.bundles / version
                     bundle = await prepare(open_bundle, folder, n_threads=config.n_threads)
-                    pipeline = await prepare(warm, bundle, self._histories, config, self._searching)
+                    pipeline = await prepare(warm, bundle, self._histories, config, self._runtime)
                 await asyncio.to_thread(self._activation.publish, version, outcome, reason)
             except (ArtefactError, DeviceUnavailable) as exc:
                 raise ActivationRefused(f"{exc}; {self.version} is still served") from exc
@@ -345,7 +345,7 @@ class TandemServer:
                 await self._following
         self._updating.shutdown()
         self._updates.close()
-        self._searching.close()
+        self._runtime.close()
         self._threads.disk.shutdown()
         self._histories.close()
         if self._endpoint is not None:

@@ -15,8 +15,8 @@ from server.api.wire import Malformed
 from server.calls.admission import Admission
 from server.calls.answering import INTERNAL, Answering, refusing_the_rest, status_of, violations_in
 from server.calls.layers import Context
+from server.calls.load_shedding import LoadShedding
 from server.calls.other_calls import TEXTS_AT_A_TIME, Towers, model_versions_message, rerank, suggest
-from server.calls.room import Room
 from server.config import ServerConfig
 from server.histories.contract import Histories
 from server.inference.search_threads import Threads, in_thread
@@ -56,7 +56,7 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
         self._threads = threads
         self._siblings = siblings
         self._searches = Admission(config.max_waiting_searches)
-        self.room = Room(self._searches, self.deadline_of, retry_after_ms=config.retry_after_ms)
+        self.load_shedding = LoadShedding(self._searches, self.deadline_of, retry_after_ms=config.retry_after_ms)
         process = siblings.number if siblings is not None else None
         self._answers = Answers(config, threads, self._searches, process=process)
         self._writes = Admission(config.max_waiting_searches)

@@ -1,4 +1,4 @@
-"""The way into a service: every call passes the same layers in the same order, which are laid once, not for each call.
+"""Layers before the methods of a service: every call passes the same ones in the same order. They are laid only once.
 
 The order is part of what is promised. First what a stranger costs, then what a caller costs: somebody without a valid
 key learns nothing else, not even that the house is full; who calls too often learns that before anything of the house;
@@ -30,7 +30,7 @@ class Layer(Protocol):
         ...
 
 
-def open_door(server: grpc.aio.Server, service: object, layers: Sequence[Layer]) -> None:
+def add_service(server: grpc.aio.Server, service: object, layers: Sequence[Layer]) -> None:
     """Let a server answer by the methods of a service, behind some layers.
 
     gRPC's own interceptors would make handlers anew for every call, and health and reflection pass through them too.

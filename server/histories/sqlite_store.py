@@ -16,8 +16,8 @@ from pathlib import Path
 from corpus.errors import ArtefactError
 from corpus.events import EventType, HistoryEvent
 from server.histories.contract import Recorded, ShopperEvent
+from server.histories.file_lock import FileLock
 from server.histories.pseudonyms import KEY_VARIABLE, Pseudonyms
-from server.histories.turns import Turns
 
 SCHEMA_VERSION = 2
 LAST_WITHOUT_PSEUDONYMS = 1  # version of the schema that had the ids themselves
@@ -79,15 +79,15 @@ class HistoryStore:
         self._read_lock = threading.Lock()
         with self._wrapping_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._turns = Turns(path.with_name(path.name + ".lock"))
+            self._file_lock = FileLock(path.with_name(path.name + ".lock"))
             try:
-                with self._turns.turn(within_s=BUSY_TIMEOUT_S):
+                with self._file_lock.hold(within_s=BUSY_TIMEOUT_S):
                     self._writer = self._connect()
                     self._prepare()
                     self._reader = self._connect()
                     self._purge()
             except BaseException:
-                self._turns.close()
+                self._file_lock.close()
                 raise
 
     def record(self, events: Sequence[ShopperEvent]) -> Recorded:
@@ -180,7 +180,7 @@ class HistoryStore:
         with self._write_lock, self._read_lock:
             self._reader.close()
             self._writer.close()
-            self._turns.close()
+            self._file_lock.close()
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None)
@@ -243,7 +243,7 @@ class HistoryStore:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Be the one that writes, among the threads of all processes."""
-        with self._write_lock, self._wrapping_errors(), self._turns.turn(within_s=BUSY_TIMEOUT_S):
+        with self._write_lock, self._wrapping_errors(), self._file_lock.hold(within_s=BUSY_TIMEOUT_S):
             yield
 
     @contextmanager

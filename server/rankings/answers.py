@@ -1,7 +1,7 @@
 """From a search to the ranking that answers it: one that was made before, or a new one.
 
 A repeated search takes no place among the searches, and says nothing of their pace: it costs next to nothing, and is
-answered while others wait, as long as there is room for any search (``server.calls.room``).
+answered while others wait, as long as there is room for any search (``server.calls.load_shedding``).
 """
 
 import time

@@ -21,7 +21,7 @@ from indexer.manifest import BundleManifest
 from server.calls.admission import Admission
 from server.calls.observing import FinishedCall
 from server.inference.breaker import Breaker, Breakers
-from server.inference.searching import Searching
+from server.inference.model_runtime import ModelRuntime
 from server.processes.listening import cannot_listen, split_address
 from server.rankings.kept_rankings import KeptRankings
 from server.stages.ranking import DegradationReason
@@ -132,7 +132,7 @@ class Metrics:
         queues: Mapping[str, Admission],
         manifest: Callable[[], BundleManifest],
         n_live: Callable[[], int],
-        searching: Searching,
+        runtime: ModelRuntime,
         rankings: KeptRankings,
         expires: Callable[[], datetime | None],
     ) -> None:
@@ -142,14 +142,14 @@ class Metrics:
             queues: Places for calls, by what they are for.
             manifest: Tells which bundle answers new calls.
             n_live: Counts the items that differ from it.
-            searching: The models' owners, and what is kept of what the models said.
+            runtime: The models' owners, and what is kept of what the models said.
             rankings: What is kept of whole searches.
             expires: Tells when the certificate ends; None without one.
         """
         self._state.queues, self._state.manifest, self._state.expires = queues, manifest, expires
-        self.registry.register(_Models(searching, rankings))
+        self.registry.register(_Models(runtime, rankings))
         self._live_items.set_function(n_live)
-        self._busy.set_function(lambda: searching.busy_s)
+        self._busy.set_function(lambda: runtime.busy_s)
 
     def watch_breakers(self, breakers: Callable[[], Breakers]) -> None:
         """Read which parts are left alone whenever somebody asks.
@@ -204,8 +204,8 @@ class _State(Collector):
 class _Models(Collector):
     """What the models' owners and the caches know of themselves, read when somebody asks."""
 
-    def __init__(self, searching: Searching, rankings: KeptRankings) -> None:
-        self._searching = searching
+    def __init__(self, runtime: ModelRuntime, rankings: KeptRankings) -> None:
+        self._runtime = runtime
         self._rankings = rankings
 
     def collect(self) -> Iterable[Metric]:
@@ -220,7 +220,7 @@ class _Models(Collector):
             "What searches asked of a model and was dropped before it cost anything, by reason.",
             labels=["model", "reason"],
         )
-        for owner in self._searching:
+        for owner in self._runtime:
             runs = dict(owner.sizes)  # of this moment
             bounds = [(str(float(bound)), bound) for bound in BATCH_BUCKETS] + [("+Inf", math.inf)]
             buckets = [(name, float(sum(n for size, n in runs.items() if size <= bound))) for name, bound in bounds]
@@ -233,7 +233,7 @@ class _Models(Collector):
         )
         misses = CounterMetricFamily("tandem_cache_misses", "Those that were not.", labels=["cache"])
         size = GaugeMetricFamily("tandem_cache_bytes", "Memory of known answers, about.", labels=["cache"])
-        for each in (*self._searching.caches, self._rankings):
+        for each in (*self._runtime.caches, self._rankings):
             hits.add_metric([each.name], each.n_hits)
             misses.add_metric([each.name], each.n_misses)
             size.add_metric([each.name], each.size_bytes)

@@ -23,7 +23,7 @@ from rerank.config import RerankerConfig, RerankerTrainConfig
 from retrieval.config import RetrieverConfig, RetrieverTrainConfig, VectorIndexConfig
 from server.client import TandemClient
 from server.config import ServerConfig
-from server.inference.searching import Searching
+from server.inference.model_runtime import ModelRuntime
 from server.pb.tandem.search.v1 import search_pb2_grpc
 from server.serve import TandemServer
 from tests.conftest import write_prepared
@@ -184,20 +184,20 @@ def shopper() -> str:
 
 
 @pytest.fixture
-def searching_config() -> ServerConfig:
-    """What ``searching`` runs the models by; for tests to override."""
+def runtime_config() -> ServerConfig:
+    """What ``runtime`` runs the models by; for tests to override."""
     return CONFIG
 
 
 @pytest.fixture
-def searching(searching_config: ServerConfig) -> Iterator[Searching]:
+def runtime(runtime_config: ServerConfig) -> Iterator[ModelRuntime]:
     """Owners of the models, without a server."""
-    searching = Searching(searching_config)
-    yield searching
-    searching.close()
+    runtime = ModelRuntime(runtime_config)
+    yield runtime
+    runtime.close()
 
 
 @pytest.fixture
-def served(searching: Searching, bundle: Bundle) -> Bundle:
+def served(runtime: ModelRuntime, bundle: Bundle) -> Bundle:
     """The bundle, run by these owners."""
-    return searching.take(bundle)
+    return runtime.take(bundle)

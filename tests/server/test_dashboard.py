@@ -10,7 +10,7 @@ import pytest
 from server.calls.admission import Admission
 from server.calls.observing import FinishedCall
 from server.config import ServerConfig
-from server.inference.searching import Searching
+from server.inference.model_runtime import ModelRuntime
 from server.rankings.kept_rankings import KeptRankings
 from server.stages.ranking import Run
 from server.telemetry.joint_metrics import JointMetrics
@@ -35,13 +35,13 @@ def known(bundle) -> dict[str, set[str]]:
     import grpc
 
     metrics = Metrics()
-    searching = Searching(ServerConfig())
-    searching.close()
+    runtime = ModelRuntime(ServerConfig())
+    runtime.close()
     metrics.watch(
         queues={"search": Admission(1)},
         manifest=lambda: bundle.manifest,
         n_live=lambda: 0,
-        searching=searching,
+        runtime=runtime,
         rankings=KeptRankings(page_ttl_s=60.0, repeat_ttl_s=60.0, max_bytes=1 << 20),
         expires=lambda: NOW,
     )

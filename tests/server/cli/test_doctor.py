@@ -109,7 +109,7 @@ def test_keys_are_counted_and_nobody_else_may_read_them(examine, own_store):
     assert (code, checks["API keys"]["remedy"]) == (1, f"chmod 600 {path}")
 
 
-def test_an_open_door_is_told(examine):
+def test_an_add_service_is_told(examine):
     base = '[server]\naddress = "0.0.0.0:0"\nadmin_address = "127.0.0.1:0"\nmetrics_address = ""\n'
     code, checks = examine(base=base)
     assert code == 0

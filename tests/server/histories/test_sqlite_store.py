@@ -8,9 +8,9 @@ import pytest
 from corpus.errors import ArtefactError
 from corpus.events import EventType
 from server.histories.contract import ShopperEvent
+from server.histories.file_lock import FileLock
 from server.histories.pseudonyms import Pseudonyms
 from server.histories.sqlite_store import HistoryStore
-from server.histories.turns import Turns
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PSEUDONYMS = Pseudonyms("k" * 32)
@@ -109,8 +109,8 @@ def test_processes_that_write_take_turns_and_lose_nothing(path):
 
 def test_a_process_that_keeps_the_file_to_itself_is_told(store, path, monkeypatch):
     monkeypatch.setattr("server.histories.sqlite_store.BUSY_TIMEOUT_S", 0.05)
-    with closing(Turns(path.with_name(f"{path.name}.lock"))) as other:
-        with other.turn(within_s=60), pytest.raises(ArtefactError, match="another process has been writing"):
+    with closing(FileLock(path.with_name(f"{path.name}.lock"))) as other:
+        with other.hold(within_s=60), pytest.raises(ArtefactError, match="another process has been writing"):
             store.record([click("user:ada", "i-01")])
         store.record([click("user:ada", "i-02")])
     assert [event.item_id for event in store.history("user:ada")] == ["i-02"]

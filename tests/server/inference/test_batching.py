@@ -16,7 +16,7 @@ from rerank.scorer import Pairs
 from server.config import ServerConfig
 from server.histories.contract import Histories
 from server.inference.model_owner import ModelOwner
-from server.inference.searching import Searching
+from server.inference.model_runtime import ModelRuntime
 from server.pb.tandem.search.v1 import search_pb2 as pb
 from server.pb.tandem.search.v1 import search_pb2_grpc
 from server.pipeline import Pipeline
@@ -30,7 +30,7 @@ QUERIES = ["red acme shoe", "steel pan", "blue hose", "turntable", "rose pot", "
 
 
 @pytest.fixture
-def searching_config() -> ServerConfig:
+def runtime_config() -> ServerConfig:
     """Without caches, so that every search asks the models."""
     return CONFIG.model_copy(update={"query_cache_mib": 0, "score_cache_mib": 0})
 
@@ -57,14 +57,14 @@ class Hold:
         self._thread.join()
 
 
-def at_once(searching: Searching, works: list[Callable[[], object]]) -> list[Future]:
+def at_once(runtime: ModelRuntime, works: list[Callable[[], object]]) -> list[Future]:
     """Let several searches do something, each on a thread of its own."""
 
     def begin(work: Callable[[], object]) -> object:
         with as_present(Run(deadline=time.monotonic() + 60)):
             return work()
 
-    return [searching.threads.submit(begin, work) for work in works]
+    return [runtime.threads.submit(begin, work) for work in works]
 
 
 def pairs_of(bundle: Bundle, query: str, rows: list[int]) -> Pairs:
@@ -73,25 +73,25 @@ def pairs_of(bundle: Bundle, query: str, rows: list[int]) -> Pairs:
     return reranker.pairs(reranker._prefix(query, ()), np.array(rows, dtype=np.int64))
 
 
-def test_queries_of_several_searches_are_embedded_together_as_they_would_be_alone(searching, served, bundle):
+def test_queries_of_several_searches_are_embedded_together_as_they_would_be_alone(runtime, served, bundle):
     alone = [bundle.retriever.encode(query) for query in QUERIES]
-    hold = Hold(searching.encoder)
-    found = at_once(searching, [lambda query=query: served.retriever.encode(query) for query in QUERIES])
+    hold = Hold(runtime.encoder)
+    found = at_once(runtime, [lambda query=query: served.retriever.encode(query) for query in QUERIES])
     hold.let_go_when(len(QUERIES))
     for future, expected in zip(found, alone, strict=True):
         np.testing.assert_allclose(future.result(60), expected, atol=1e-5)
-    assert searching.encoder.sizes == {1: 1, len(QUERIES): 1}
+    assert runtime.encoder.sizes == {1: 1, len(QUERIES): 1}
 
 
-def test_pairs_of_several_searches_are_read_together_as_they_would_be_alone(searching, served, bundle):
+def test_pairs_of_several_searches_are_read_together_as_they_would_be_alone(runtime, served, bundle):
     sets = [pairs_of(bundle, query, list(range(n, 3 * n + 2))) for n, query in enumerate(QUERIES)]
     alone = [bundle.reranker.scorer.heads(pairs) for pairs in sets]
-    hold = Hold(searching.reranker)
-    found = at_once(searching, [lambda pairs=pairs: served.reranker.scorer.heads(pairs) for pairs in sets])
+    hold = Hold(runtime.reranker)
+    found = at_once(runtime, [lambda pairs=pairs: served.reranker.scorer.heads(pairs) for pairs in sets])
     hold.let_go_when(len(sets))
     for future, expected in zip(found, alone, strict=True):
         np.testing.assert_allclose(future.result(60), expected, atol=1e-5)
-    assert searching.reranker.sizes == {1: 1, sum(len(pairs.passages) for pairs in sets): 1}
+    assert runtime.reranker.sizes == {1: 1, sum(len(pairs.passages) for pairs in sets): 1}
 
 
 def test_what_is_not_the_models_business_is_the_wrapped_ones(served, bundle):
@@ -108,7 +108,7 @@ def test_what_is_not_the_models_business_is_the_wrapped_ones(served, bundle):
     np.testing.assert_allclose(other.encode([QUERY]), plain.encode([QUERY]), atol=1e-5)
 
 
-def test_a_model_that_fails_on_one_batch_fails_its_searches_alone(searching, served, bundle, monkeypatch):
+def test_a_model_that_fails_on_one_batch_fails_its_searches_alone(runtime, served, bundle, monkeypatch):
     run = bundle.retriever.encoder._engine.run
     shapes: list[int] = []
 
@@ -119,8 +119,8 @@ def test_a_model_that_fails_on_one_batch_fails_its_searches_alone(searching, ser
         return run(input_ids, attention_mask, token_type_ids)
 
     monkeypatch.setattr(bundle.retriever.encoder._engine, "run", failing)
-    hold = Hold(searching.encoder)
-    found = at_once(searching, [lambda query=query: served.retriever.encode(query) for query in QUERIES[:3]])
+    hold = Hold(runtime.encoder)
+    found = at_once(runtime, [lambda query=query: served.retriever.encode(query) for query in QUERIES[:3]])
     hold.let_go_when(3)
     for future in found:
         with pytest.raises(ArtefactError, match="the exported model failed"):
@@ -132,7 +132,7 @@ def task(query: str) -> SearchTask:
     return SearchTask(query=query, retrieval_depth=40, rerank_depth=30)
 
 
-def test_whole_searches_side_by_side_answer_as_alone(searching, served, bundle):
+def test_whole_searches_side_by_side_answer_as_alone(runtime, served, bundle):
     """Also what has no owner is safe for several threads: tantivy, FAISS, the trees, the sets of rows."""
     histories: Histories = Nobody()  # type: ignore[assignment]
     alone = {query: Pipeline(bundle, histories).search(task(query), Run(deadline=1e12)) for query in QUERIES}
@@ -149,32 +149,32 @@ def test_whole_searches_side_by_side_answer_as_alone(searching, served, bundle):
             if not same or not np.allclose(window.ranking.scores, expected.ranking.scores, atol=1e-5) or run.degraded:
                 wrong.append((query, run.degraded))
 
-    for future in [searching.threads.submit(work, number) for number in range(8)]:
+    for future in [runtime.threads.submit(work, number) for number in range(8)]:
         future.result(60)
     assert wrong == []
-    assert sum(size * n for size, n in searching.reranker.sizes.items()) == 8 * 12 * 30
-    assert sum(size * n for size, n in searching.encoder.sizes.items()) == 8 * 12
+    assert sum(size * n for size, n in runtime.reranker.sizes.items()) == 8 * 12 * 30
+    assert sum(size * n for size, n in runtime.encoder.sizes.items()) == 8 * 12
 
 
-def test_a_search_whose_time_is_up_in_the_line_keeps_what_was_read_and_says_so(searching, served):
+def test_a_search_whose_time_is_up_in_the_line_keeps_what_was_read_and_says_so(runtime, served):
     reranker = served.reranker
     candidates = served.retriever.retrieve(QUERY, 60)
-    hold = Hold(searching.reranker)
+    hold = Hold(runtime.reranker)
     with as_present(Run(deadline=time.monotonic() + 0.2)):
         answer = reranker.rerank(QUERY, (), candidates, depth=30, deadline=time.monotonic() + 60)
     hold.let_go_when(1)
     assert (answer.degraded, answer.n_scored) == (DEADLINE, 0)
-    eventually(lambda: searching.reranker.n_expired == 1)
-    assert searching.reranker.sizes == {1: 1}  # the hold's own
+    eventually(lambda: runtime.reranker.n_expired == 1)
+    assert runtime.reranker.sizes == {1: 1}  # the hold's own
 
 
-def test_a_search_without_time_for_its_embedding_is_not_answered(searching, served):
-    hold = Hold(searching.encoder)
+def test_a_search_without_time_for_its_embedding_is_not_answered(runtime, served):
+    hold = Hold(runtime.encoder)
     run = Run(deadline=time.monotonic() + 0.2)
     with as_present(run), pytest.raises(DeadlineExceeded):
         Pipeline(served, Nobody()).search(task(QUERY), run)  # type: ignore[arg-type]
     hold.let_go_when(1)
-    eventually(lambda: searching.encoder.n_expired == 1)
+    eventually(lambda: runtime.encoder.n_expired == 1)
 
 
 def test_a_caller_who_hangs_up_frees_the_thread_that_waits_for_a_model(store, serving, tmp_path):
@@ -182,14 +182,14 @@ def test_a_caller_who_hangs_up_frees_the_thread_that_waits_for_a_model(store, se
         serving(store, search_threads=1, reserve_ms=1500.0, history_path=str(tmp_path / "h")) as (server, client),
         grpc.insecure_channel(server.address) as channel,
     ):
-        owner = server._searching.reranker
+        owner = server._runtime.reranker
         runs_before = dict(owner.sizes)
         hold = Hold(owner)
         stub = search_pb2_grpc.SearchServiceStub(channel)
         call = stub.Search.future(pb.SearchRequest(query=QUERY), timeout=60)
         eventually(lambda: owner.n_waiting == 1)
         call.cancel()
-        eventually(lambda: server._searching.threads.n_running == 0)  # though the model is still held
+        eventually(lambda: server._runtime.threads.n_running == 0)  # though the model is still held
         answer = stub.Search(pb.SearchRequest(query="hose"), timeout=2.5)
         assert [each.reason for each in answer.degraded] == [pb.DEGRADATION_REASON_DEADLINE]
         hold.let_go_when(2)
@@ -206,7 +206,7 @@ def test_a_batch_of_searches_is_embedded_in_one_run_and_answered_as_alone(store,
     with serving(store, history_path=str(tmp_path / "batch")) as (server, client):
         batch = client.batch_search([*((text, {}) for text in texts), (QUERY, {}), ("", {})])
         assert [[hit.item.item_id for hit in found.results] for found in batch[: len(texts)]] == alone
-        assert server._searching.encoder.sizes == {len(set(texts)): 1}
+        assert server._runtime.encoder.sizes == {len(set(texts)): 1}
 
 
 def test_a_batch_that_cannot_be_embedded_ahead_fails_each_search_by_itself(store, serving, tmp_path, monkeypatch):
@@ -225,7 +225,7 @@ def test_embedding_a_batch_ahead_says_nothing_about_the_pace_of_searches(store, 
         with monkeypatch.context() as patch:
             patch.setattr(server._service.pipeline, "search", lambda *_: 1 / 0)  # what fails tells no pace
             client.batch_search([("steel pan", {}), ("blue hose", {})])
-        assert server._searching.encoder.sizes == {2: 1}
+        assert server._runtime.encoder.sizes == {2: 1}
         assert searches._pace_s is None
         client.batch_search([(QUERY, {})])
         assert searches._pace_s is not None
@@ -233,8 +233,8 @@ def test_embedding_a_batch_ahead_says_nothing_about_the_pace_of_searches(store, 
 
 def test_a_wedged_model_is_seen_though_no_search_waits_for_it(own_store, serving):
     with serving(own_store, search_threads=1) as (server, _):
-        hold = Hold(server._searching.encoder)
+        hold = Hold(server._runtime.encoder)
         eventually(lambda: value(scrape(server), "tandem_model_busy_seconds") > 0)
-        assert server._searching.threads.busy_s == 0
+        assert server._runtime.threads.busy_s == 0
         hold.let_go_when(0)
-        eventually(lambda: server._searching.busy_s == 0)
+        eventually(lambda: server._runtime.busy_s == 0)

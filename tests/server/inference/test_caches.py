@@ -12,7 +12,7 @@ from indexer.bundle import Bundle
 from indexer.live_bundle import LiveBundle
 from rerank.scorer import Pairs
 from server.inference.caches import ENTRY_BYTES, Cache, PairKeys
-from server.inference.searching import Searching
+from server.inference.model_runtime import ModelRuntime
 from server.pipeline import Pipeline
 from server.stages.ranking import RankedWindow, Run, SearchTask, as_present
 from tests.server.callers import Nobody
@@ -95,46 +95,46 @@ def search(bundle: Bundle, *history: HistoryEvent, query: str = QUERY) -> Ranked
     return window
 
 
-def n_read(searching: Searching) -> tuple[int, int]:
+def n_read(runtime: ModelRuntime) -> tuple[int, int]:
     """Return how many queries and how many pairs went through the models."""
-    encoded, read = (sum(size * n for size, n in owner.sizes.items()) for owner in searching)
+    encoded, read = (sum(size * n for size, n in owner.sizes.items()) for owner in runtime)
     return encoded, read
 
 
-def test_a_repeated_search_asks_no_model_and_is_answered_alike(searching, served, bundle):
+def test_a_repeated_search_asks_no_model_and_is_answered_alike(runtime, served, bundle):
     first, second = search(served), search(served)
-    assert n_read(searching) == (1, DEPTH)
+    assert n_read(runtime) == (1, DEPTH)
     np.testing.assert_array_equal(first.ranking.rows, second.ranking.rows)
     np.testing.assert_array_equal(first.ranking.scores, second.ranking.scores)
     plain = search(bundle)
     np.testing.assert_array_equal(first.ranking.rows, plain.ranking.rows)
     np.testing.assert_allclose(first.ranking.scores, plain.ranking.scores, atol=1e-5)
-    embeddings, scores = searching.caches
+    embeddings, scores = runtime.caches
     assert (embeddings.n_hits, embeddings.n_misses) == (1, 1)
     assert (scores.n_hits, scores.n_misses) == (DEPTH, DEPTH)
 
 
-def test_queries_of_a_batch_are_embedded_once_each_and_put_where_they_belong(searching, served, bundle):
+def test_queries_of_a_batch_are_embedded_once_each_and_put_where_they_belong(runtime, served, bundle):
     served.retriever.encode("hose")
     texts = ["steel pan", "hose", "steel pan", "rake"]
     np.testing.assert_allclose(
         served.retriever.encoder.encode(texts), bundle.retriever.encoder.encode(texts), atol=1e-5
     )
-    assert n_read(searching)[0] == 3
+    assert n_read(runtime)[0] == 3
 
 
-def test_another_history_is_read_anew(searching, served, bundle):
+def test_another_history_is_read_anew(runtime, served, bundle):
     event = HistoryEvent(
         timestamp=datetime(2026, 3, 1, tzinfo=UTC), type=EventType.PURCHASE, item_id="i-03", query=None
     )
     strangers, theirs = search(served), search(served, event)
-    assert n_read(searching) == (1, 2 * DEPTH)
+    assert n_read(runtime) == (1, 2 * DEPTH)
     expected = search(bundle, event)
     np.testing.assert_allclose(theirs.ranking.scores, expected.ranking.scores, atol=1e-5)
     assert not np.allclose(theirs.ranking.scores, strangers.ranking.scores, atol=1e-5)
 
 
-def test_an_item_whose_text_changed_is_read_anew_and_no_other_one(searching, served):
+def test_an_item_whose_text_changed_is_read_anew_and_no_other_one(runtime, served):
     before = search(served)
     live = LiveBundle.of(served)
     row = int(before.ranking.rows[0])
@@ -142,7 +142,7 @@ def test_an_item_whose_text_changed_is_read_anew_and_no_other_one(searching, ser
     vector = served.retriever.vectors_of(np.array([row]))[0]
     live = live.with_changes(1, {item.item_id: item}, (), {item.item_id: vector})
     after = search(live.bundle)
-    asked = n_read(searching)
+    asked = n_read(runtime)
     assert asked[0] == 1
     assert 1 <= asked[1] - DEPTH <= 3  # and what came into the first so many in its stead
     place = after.ranking.rows.tolist().index(row)
@@ -151,45 +151,45 @@ def test_an_item_whose_text_changed_is_read_anew_and_no_other_one(searching, ser
     assert reranker is not None
     assert reranker.score(QUERY, (), np.array([row]))[0] == pytest.approx(after.ranking.rerank[place], abs=1e-5)
     priced = live.with_changes(2, {item.item_id: replace(item, price=3.0)}, (), {})  # of which the model reads nothing
-    already = n_read(searching)
+    already = n_read(runtime)
     search(priced.bundle)
-    assert n_read(searching) == already
+    assert n_read(runtime) == already
 
 
-def test_a_bundle_with_another_model_is_read_anew_and_one_with_the_same_is_not(searching, served, bundle):
+def test_a_bundle_with_another_model_is_read_anew_and_one_with_the_same_is_not(runtime, served, bundle):
     search(served)
     manifest = bundle.manifest
-    search(searching.take(replace(bundle, manifest=manifest.model_copy(update={"version": "v2"}))))
-    assert n_read(searching) == (1, DEPTH)
+    search(runtime.take(replace(bundle, manifest=manifest.model_copy(update={"version": "v2"}))))
+    assert n_read(runtime) == (1, DEPTH)
     name = "reranker/openvino_model.bin"
     entry = manifest.files[name].model_copy(update={"sha256": "0" * 64})
     files = {**manifest.files, name: entry}
-    search(searching.take(replace(bundle, manifest=manifest.model_copy(update={"files": files}))))
-    assert n_read(searching) == (1, 2 * DEPTH)
+    search(runtime.take(replace(bundle, manifest=manifest.model_copy(update={"files": files}))))
+    assert n_read(runtime) == (1, 2 * DEPTH)
     encoder = bundle.retriever.encoder
     info = encoder.info.model_copy(update={"fingerprint": "another"})
     other = replace(bundle, retriever=bundle.retriever.with_encoder(encoder.reading(info, token_budget=256)))
-    search(searching.take(other))
-    assert n_read(searching) == (2, 2 * DEPTH)
+    search(runtime.take(other))
+    assert n_read(runtime) == (2, 2 * DEPTH)
 
 
-def test_what_a_broken_model_says_is_not_kept(searching, served, bundle, monkeypatch):
+def test_what_a_broken_model_says_is_not_kept(runtime, served, bundle, monkeypatch):
     run = bundle.reranker.scorer.engine.run
     monkeypatch.setattr(bundle.reranker.scorer.engine, "run", lambda *arrays: run(*arrays) * np.nan)
     reranker, candidates = served.reranker, served.retriever.retrieve(QUERY, 40)
     assert reranker.rerank(QUERY, (), candidates, depth=DEPTH).degraded is not None
     monkeypatch.undo()
     assert reranker.rerank(QUERY, (), candidates, depth=DEPTH).degraded is None
-    assert n_read(searching)[1] == 2 * DEPTH
+    assert n_read(runtime)[1] == 2 * DEPTH
 
 
 def test_caches_that_are_off_ask_the_models_every_time(bundle):
-    searching = Searching(CONFIG.model_copy(update={"query_cache_mib": 0, "score_cache_mib": 0}))
+    runtime = ModelRuntime(CONFIG.model_copy(update={"query_cache_mib": 0, "score_cache_mib": 0}))
     try:
-        served = searching.take(bundle)
+        served = runtime.take(bundle)
         search(served)
         search(served)
-        assert n_read(searching) == (2, 2 * DEPTH)
-        assert [(cache.n_hits, cache.n_misses) for cache in searching.caches] == [(0, 0), (0, 0)]
+        assert n_read(runtime) == (2, 2 * DEPTH)
+        assert [(cache.n_hits, cache.n_misses) for cache in runtime.caches] == [(0, 0), (0, 0)]
     finally:
-        searching.close()
+        runtime.close()

@@ -8,8 +8,8 @@ import pytest
 
 from server.config import ServerConfig
 from server.inference.model_owner import ModelOwner
+from server.inference.model_runtime import ModelRuntime
 from server.inference.priority import STEP, give_way
-from server.inference.searching import Searching
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux alone")
 
@@ -52,9 +52,9 @@ def test_models_run_on_threads_that_give_way() -> None:
 
 
 async def test_bundles_are_opened_on_a_thread_that_gives_way_and_searches_are_not() -> None:
-    searching = Searching(ServerConfig())
+    runtime = ModelRuntime(ServerConfig())
     try:
-        assert await searching.prepare(niceness) == min(niceness() + STEP, 19)
-        assert searching.threads.submit(niceness).result() == niceness()
+        assert await runtime.prepare(niceness) == min(niceness() + STEP, 19)
+        assert runtime.threads.submit(niceness).result() == niceness()
     finally:
-        searching.close()
+        runtime.close()

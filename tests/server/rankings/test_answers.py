@@ -283,9 +283,9 @@ def test_searches_of_a_batch_are_repeated_like_others(running):
     made, again = client.batch_search(asked), client.batch_search(asked)
     assert [is_repeated(answer) for answer in (*made, *again)] == [False] * 3 + [True] * 3
     assert [shown(answer) for answer in again] == [shown(answer) for answer in made]
-    n_hits = server._searching.caches[0].n_hits
+    n_hits = server._runtime.caches[0].n_hits
     client.batch_search(asked)
-    assert server._searching.caches[0].n_hits == n_hits  # nor was any query embedded ahead
+    assert server._runtime.caches[0].n_hits == n_hits  # nor was any query embedded ahead
 
 
 def test_switched_off_every_search_is_made(own_store, serving):

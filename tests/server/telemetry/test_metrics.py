@@ -137,8 +137,8 @@ def test_runs_of_the_models_and_what_they_were_spared_are_told(own_store, servin
     with serving(own_store, repeat_ttl_s=0.0) as (server, client):
         for _ in range(2):
             client.search(QUERY, rerank_depth=7)
-        server._searching.encoder.n_expired = 3
-        server._searching.reranker.n_cancelled = 2
+        server._runtime.encoder.n_expired = 3
+        server._runtime.reranker.n_cancelled = 2
         samples = scrape(server)
     for model, n in (("encoder", 1), ("reranker", 7)):
         assert value(samples, "tandem_model_batch_size_count", model=model) == 1

@@ -22,7 +22,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Searching:
+class ModelRuntime:
     """The threads and caches of one server. They outlive bundles: an owner runs one kind of model, of any bundle."""
 
     def __init__(self, config: ServerConfig) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server.histories.turns import Turns
+from server.histories.file_lock import FileLock
 
 ROOT = Path(__file__).parents[3]
 
@@ -19,15 +19,15 @@ def path(tmp_path):
 
 
 def test_a_turn_that_another_holds_is_waited_for(path):
-    with closing(Turns(path)) as one, closing(Turns(path)) as two:
+    with closing(FileLock(path)) as one, closing(FileLock(path)) as two:
         order: list[str] = []
 
         def wait() -> None:
-            with two.turn(within_s=60):
+            with two.hold(within_s=60):
                 order.append("two")
 
         waiting = threading.Thread(target=wait)
-        with one.turn(within_s=60):
+        with one.hold(within_s=60):
             waiting.start()
             waiting.join(0.1)
             assert waiting.is_alive()
@@ -37,27 +37,27 @@ def test_a_turn_that_another_holds_is_waited_for(path):
 
 
 def test_a_turn_that_does_not_come_is_told_and_a_later_one_may(path):
-    with closing(Turns(path)) as one, closing(Turns(path)) as two:
-        with one.turn(within_s=60), pytest.raises(TimeoutError, match=r"writing for 0\.05 s"), two.turn(within_s=0.05):
+    with closing(FileLock(path)) as one, closing(FileLock(path)) as two:
+        with one.hold(within_s=60), pytest.raises(TimeoutError, match=r"writing for 0\.05 s"), two.hold(within_s=0.05):
             pass
-        with two.turn(within_s=0.05):
+        with two.hold(within_s=0.05):
             pass
 
 
 def test_a_killed_process_gives_its_turn_back(path):
     code = (
         "import pathlib, sys, time\n"
-        "from server.histories.turns import Turns\n"
-        "with Turns(pathlib.Path(sys.argv[1])).turn(within_s=60):\n"
+        "from server.histories.file_lock import FileLock\n"
+        "with FileLock(pathlib.Path(sys.argv[1])).hold(within_s=60):\n"
         "    print('mine', flush=True)\n"
         "    time.sleep(600)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    with process, closing(Turns(path)) as turns:
+    with process, closing(FileLock(path)) as turns:
         assert process.stdout is not None
         assert process.stdout.readline() == "mine\n"
-        with pytest.raises(TimeoutError), turns.turn(within_s=0.01):
+        with pytest.raises(TimeoutError), turns.hold(within_s=0.01):
             pass
         os.kill(process.pid, signal.SIGKILL)
-        with turns.turn(within_s=60):
+        with turns.hold(within_s=60):
             pass

@@ -1,4 +1,4 @@
-"""Turns at a file, between processes: a lock beside it that the kernel takes back from a process that ends."""
+"""A lock between processes, held through a file that the kernel takes back from a process that ends."""
 
 import fcntl
 import time
@@ -9,7 +9,7 @@ from pathlib import Path
 POLL_S = 0.001  # SQLite's own waiting sleeps up to 100 times as long, while those who come later are served first
 
 
-class Turns:
+class FileLock:
     """A lock that threads hold one at a time, whatever process they are of."""
 
     def __init__(self, path: Path) -> None:
@@ -21,8 +21,8 @@ class Turns:
         self._file = path.open("a")
 
     @contextmanager
-    def turn(self, *, within_s: float) -> Iterator[None]:
-        """Wait for a turn, and hold it; for one thread of this process at a time.
+    def hold(self, *, within_s: float) -> Iterator[None]:
+        """Wait for the lock, and hold it; for one thread of this process at a time.
 
         Args:
             within_s: Seconds after which others have had it for too long.

@@ -19,7 +19,7 @@ SEARCH = "SearchService.Search"
 CODE = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-class Room:
+class LoadShedding:
     """Stands before ``Search`` alone, which is what comes by the thousand."""
 
     def __init__(self, searches: Admission, deadline_of: Callable[[Context], float], *, retry_after_ms: float) -> None:
