@@ -60,7 +60,7 @@ class Threads:
     """Where work is done that would hold up the event loop."""
 
     search: Executor  # whole searches, side by side; they ask the owners of the models
-    disk: Executor  # reads and writes histories, fetches the items of pages whose ranking is there
+    disk: Executor  # reads and writes histories, explains further pages
 
 
 async def in_thread(executor: Executor, run: Run, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

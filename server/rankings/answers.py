@@ -108,16 +108,22 @@ class Answers:
         if call.page_token is not None:
             with self._places.admit():
                 search_id, kept, offset = self.rankings.find(call.page_token, call.digest)
-                hits = await in_thread(self._threads.disk, run, _page, kept.window, offset, call.page_size, run)
+                hits = await self._cut(kept.window, offset, call.page_size, run)
             return Answer(search_id=search_id, kept=kept, offset=offset, hits=hits)
         if kept is not None:
             with self.repeats.admit():
-                hits = await in_thread(self._threads.disk, run, _page, kept.window, call.offset, call.page_size, run)
+                hits = await self._cut(kept.window, call.offset, call.page_size, run)
         else:
             with self._places.admit(run.deadline, is_whole=run.had_time):
                 window, hits = await in_thread(self._threads.search, run, _first_page, asked, run)
             kept = self.rankings.keep(window, asked.key)
         return Answer(search_id=self.rankings.new_search_id(), kept=kept, offset=call.offset, hits=hits)
+
+    async def _cut(self, window: RankedWindow, offset: int, page_size: int, run: Run) -> tuple[Hit, ...]:
+        """Cut a page of a kept ranking. Its items are in memory: a thread would cost more than they do."""
+        if window.ranking.parts_of is None:
+            return _page(window, offset, page_size, run)
+        return await in_thread(self._threads.disk, run, _page, window, offset, page_size, run)  # trees are asked why
 
 
 def _first_page(asked: Asked, run: Run) -> tuple[RankedWindow, tuple[Hit, ...]]:

@@ -74,7 +74,8 @@ def record(client, user_id: str, *item_ids: str, hours_ago: int = 1, session_id:
 def test_the_same_search_is_answered_alike_without_being_made_again(running, fresh_stub, fields):
     first, second = (fresh_stub.Search(pb.SearchRequest(query=QUERY, **fields)) for _ in range(2))
     assert {timing.stage for timing in first.stage_timings} >= {"retrieve", "rerank", "present"}
-    assert {timing.stage for timing in second.stage_timings} == {"wait", "history", "repeat", "present"}
+    waits = {"wait"} if "explain" in fields else set()  # for a thread, where the trees are asked why
+    assert {timing.stage for timing in second.stage_timings} == {"history", "repeat", "present"} | waits
     assert first.search_id != second.search_id
     assert len(first.results) == fields.get("page_size", 10)
     for each in (first, second):
