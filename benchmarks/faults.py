@@ -9,16 +9,12 @@ import asyncio
 import json
 import logging
 import os
-import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -32,7 +28,8 @@ from benchmarks.circumstances import Circumstances
 from benchmarks.faulty_server import FAULTS
 from benchmarks.load_generator import Caller, Fate, Outcome, closed_loop, open_loop
 from benchmarks.load_phases import searches
-from benchmarks.load_server import copy_of_store, free_ports, running_server
+from benchmarks.load_server import copy_of_store, running_server
+from benchmarks.redis_server import is_installed, running_redis
 from corpus.errors import ConfigError, TandemError
 from corpus.prepared import Prepared
 from corpus.workspace import Workspace
@@ -48,7 +45,6 @@ MOST_IN_FLIGHT = 1000
 N_CALLERS = 2  # that find the pace: both cores
 WARM_UP_S = 5.0
 UNHURRIED_S = 30.0
-REDIS_START_S = 10.0
 SETTLING_S = 2.0  # after the fault begins: until then the server finds out
 HISTORY_KEY = "0123456789abcdef" * 4  # of histories that nobody keeps
 
@@ -186,7 +182,7 @@ def _measure(name: str, workspace: Workspace, requests: Sequence[search_pb2.Sear
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=workspace.root)))  # hard links reach there
         copy = copy_of_store(workspace, folder / "store")
         if name in REDIS_FAULTS:
-            redis = stack.enter_context(_redis(folder))
+            redis = stack.enter_context(running_redis(folder))
             requests = [_of_a_shopper(request, number) for number, request in enumerate(requests)]
             settings, key = [f"server.history_url={redis.url}"], {KEY_VARIABLE: HISTORY_KEY}
             server = stack.enter_context(running_server(copy, settings, environment=key))
@@ -247,51 +243,8 @@ def _of_a_shopper(request: search_pb2.SearchRequest, number: int) -> search_pb2.
     return search_pb2.SearchRequest(query=request.query, user_id=f"shopper-{number}")
 
 
-class _Redis:
-    """A Redis server that can be made to fail."""
-
-    def __init__(self, folder: Path) -> None:
-        (self._port,) = free_ports(1)
-        self.url = f"redis://127.0.0.1:{self._port}/0"
-        self._folder = folder
-        self._process = self._start()
-
-    def fail(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
-
-    def mend(self) -> None:
-        if self._process.poll() is not None:
-            self._process = self._start()
-        else:
-            self._process.send_signal(signal.SIGCONT)
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        options = ["--port", str(self._port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder)]
-        process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + REDIS_START_S
-        while time.monotonic() < deadline:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self._port), timeout=1):
-                return process
-            time.sleep(0.02)
-        process.kill()
-        raise TandemError(f"expected redis-server at port {self._port} within {REDIS_START_S:g} s, got none")
-
-
-@contextmanager
-def _redis(folder: Path) -> Iterator[_Redis]:
-    server = _Redis(folder)
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
 def _possible_redis_faults() -> Sequence[str]:
-    if shutil.which("redis-server") is not None:
+    if is_installed():
         return list(REDIS_FAULTS)
     logger.warning("without the faults of Redis: redis-server is not installed")
     return []

@@ -2,6 +2,7 @@
 
 import importlib.util
 import secrets
+import signal
 import socket
 import threading
 import time
@@ -246,10 +247,10 @@ def test_a_flapping_redis_costs_histories_while_it_is_away(own_store, serving, m
     ):
         client.record_events([BOUGHT])
         for _ in range(2 * times):
-            redis_server.stop()
+            redis_server.fail(signal.SIGKILL)
             assert set(search(client, 6, user_id="ada")) == {(FORGOTTEN,)}
             assert is_open(server, "history")
-            redis_server.start()
+            redis_server.mend()
             eventually(lambda: search(client, 1, user_id="ada") == [()])
             assert not is_open(server, "history")
         assert client.record_events([BOUGHT]).n_recorded == 1  # Redis kept nothing, and takes it again

@@ -1,3 +1,4 @@
+import signal
 import socket
 import time
 from datetime import UTC, datetime, timedelta
@@ -107,13 +108,13 @@ def test_searches_answer_without_histories_while_redis_is_gone_and_with_them_onc
         anonymous = [hit.score for hit in tandem.search("shoe").results]
         assert tandem.record_events([bought]).n_recorded == 1
         assert [hit.score for hit in tandem.search("shoe", user_id="ada").results] != anonymous
-        server.stop()
+        server.fail(signal.SIGKILL)
         without = tandem.search("shoe", user_id="ada")
         assert [hit.score for hit in without.results] == anonymous
         assert without.degraded == ("the history could not be read; ordered without it",)
         with pytest.raises(TandemError, match="its log says which"):
             tandem.record_events([bought])
-        server.start()
+        server.mend()
         time.sleep(BREAK_S)
         assert tandem.search("shoe", user_id="ada").degraded == ()
         assert tandem.record_events([bought]).n_recorded == 1
