@@ -1,5 +1,6 @@
 """The catalogue's columns after some rows changed, without deriving them all again."""
 
+import itertools
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,6 +29,8 @@ def change_columns(columns: ItemColumns, changed: Mapping[int, Item], *, n_items
     def text(before: TextColumn, now: TextColumn) -> TextColumn:
         return _changed(before, now, rows, touched)
 
+    names = columns.attributes.keys() | fresh.attributes.keys()
+    attributes = {name: text(columns.attribute(name), fresh.attribute(name)) for name in names}
     return ItemColumns(
         n_items=n_items,
         price=_replaced(columns.price, rows, fresh.price, n_items),
@@ -36,10 +39,7 @@ def change_columns(columns: ItemColumns, changed: Mapping[int, Item], *, n_items
         texts={name: text(column, fresh.texts[name]) for name, column in columns.texts.items()},
         category=text(columns.category, fresh.category),
         category_leaf=text(columns.category_leaf, fresh.category_leaf),
-        attributes={
-            name: text(columns.attribute(name), fresh.attribute(name))
-            for name in columns.attributes.keys() | fresh.attributes.keys()
-        },
+        attributes={name: column for name, column in attributes.items() if len(column.rows)},
     )
 
 
@@ -61,13 +61,16 @@ def _changed(before: TextColumn, now: TextColumn, rows: IntArray, touched: BoolA
     """
     n_items = len(touched)
     gone = touched[before.rows]
+    unchanged = before if n_items == before.n_items else replace(before, n_items=n_items)
+    if not len(now.rows) and not gone.any():  # as it is with most of many attributes
+        return unchanged
     fresh_rows = rows[now.rows]
     known = [before.code_range(key) for key in now.keys]
     missing = [key for key, (first, end) in zip(now.keys, known, strict=True) if first == end]
     if not missing:
         known_codes = np.array([first for first, _ in known], dtype=np.int32)[now.codes]
         if _same(before.rows[gone], before.codes[gone], fresh_rows, known_codes):
-            return before if n_items == before.n_items else replace(before, n_items=n_items)
+            return unchanged
 
     places = [bisect_left(before.keys, key) for key in missing]
     keys, values = list(before.keys), list(before.values)
@@ -86,12 +89,14 @@ def _changed(before: TextColumn, now: TextColumn, rows: IntArray, touched: BoolA
     order = np.argsort(fresh_codes, kind="stable")
     codes = np.insert(old_codes, at, fresh_codes)
     behind = np.searchsorted(by_code[kept], fresh_codes[order], "right")
+    counts = np.bincount(codes, minlength=len(keys))
+    used = counts > 0  # what no item has any more goes, or changes without end would fill the memory
     return TextColumn(
-        keys=keys,
-        values=values,
+        keys=list(itertools.compress(keys, used)),
+        values=list(itertools.compress(values, used)),
         rows=np.insert(old_rows, at, fresh_rows).astype(np.int32),
-        codes=codes.astype(np.int32),
-        offsets=np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(keys)))]),
+        codes=(np.cumsum(used) - 1)[codes].astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(counts[used])]),
         rows_by_code=np.insert(before.rows_by_code[kept], behind, fresh_rows[order]).astype(np.int32),
         n_items=n_items,
     )

@@ -56,6 +56,20 @@ class TextColumn:
     rows_by_code: Codes  # (n,) the same rows, those of one code together
     n_items: int
 
+    @classmethod
+    def empty(cls, n_items: int) -> "TextColumn":
+        """Return the column of what no item has."""
+        nothing = np.empty(0, dtype=np.int32)
+        return cls(
+            keys=[],
+            values=[],
+            rows=nothing,
+            codes=nothing,
+            offsets=np.zeros(1, dtype=np.int64),
+            rows_by_code=nothing,
+            n_items=n_items,
+        )
+
     def code_range(self, key: str, *, is_prefix: bool = False) -> tuple[int, int]:
         """Return the codes of a folded text, or of all texts that begin with it, as a half-open range."""
         first = bisect_left(self.keys, key)
@@ -134,10 +148,7 @@ class ItemColumns:
     def attribute(self, name: str) -> TextColumn:
         """Return an attribute's column, an empty one if no item has it."""
         found = self.attributes.get(fold(name))
-        return _text_column(pl.DataFrame(schema=_ENTRIES), self.n_items) if found is None else found
-
-
-_ENTRIES: dict[str, Any] = {"row": pl.Int32, "value": pl.String}
+        return TextColumn.empty(self.n_items) if found is None else found
 
 
 def _text_column(entries: pl.DataFrame, n_items: int, *, path: bool = False) -> TextColumn:

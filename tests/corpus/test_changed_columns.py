@@ -43,12 +43,14 @@ def check(got: ItemColumns, want: ItemColumns) -> None:
         np.testing.assert_array_equal(getattr(got, name), getattr(want, name))
     pairs = [(got.texts[name], want.texts[name]) for name in want.texts]
     pairs += [(got.category, want.category), (got.category_leaf, want.category_leaf)]
-    pairs += [(got.attribute(name), want.attribute(name)) for name in got.attributes.keys() | want.attributes.keys()]
+    assert got.attributes.keys() == want.attributes.keys()
+    pairs += [(got.attributes[name], want.attributes[name]) for name in want.attributes]
     for ours, theirs in pairs:
         assert texts(ours) == texts(theirs)
         assert ours.n_items == theirs.n_items
         assert (np.diff(ours.rows) >= 0).all()
-        assert ours.keys == sorted(ours.keys)
+        assert ours.keys == theirs.keys
+        np.testing.assert_array_equal(ours.offsets, theirs.offsets)
         assert [value.casefold() for value in ours.values] == ours.keys
         assert (ours.rows.dtype, ours.codes.dtype, ours.rows_by_code.dtype) == (np.int32, np.int32, np.int32)
         for key in theirs.keys:
@@ -82,3 +84,13 @@ def test_a_new_price_leaves_all_other_columns_as_they_are():
     assert np.isnan(columns.price).all()
     assert after.texts["brand"] is columns.texts["brand"]
     assert after.attributes["size"] is columns.attributes["size"]
+
+
+def test_changes_without_end_leave_nothing_of_what_no_item_has_any_more():
+    item = Item(item_id="i", title="pan")
+    columns = ItemColumns.of(ItemTable.from_items([item]))
+    for number in range(5):
+        changed = replace(item, brand=f"brand {number}", attributes={f"name {number}": ("xl",)})
+        columns = change_columns(columns, {0: changed}, n_items=1)
+    assert columns.texts["brand"].keys == ["brand 4"]
+    assert list(columns.attributes) == ["name 4"]
