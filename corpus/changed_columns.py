@@ -30,7 +30,10 @@ def change_columns(columns: ItemColumns, changed: Mapping[int, Item], *, n_items
         return _changed(before, now, rows, touched)
 
     names = columns.attributes.keys() | fresh.attributes.keys()
-    attributes = {name: text(columns.attribute(name), fresh.attribute(name)) for name in names}
+    none, none_now = TextColumn.empty(columns.n_items), TextColumn.empty(len(rows))
+    attributes = {
+        name: text(columns.attributes.get(name, none), fresh.attributes.get(name, none_now)) for name in names
+    }
     return ItemColumns(
         n_items=n_items,
         price=_replaced(columns.price, rows, fresh.price, n_items),

@@ -49,6 +49,7 @@ def check(got: ItemColumns, want: ItemColumns) -> None:
         assert texts(ours) == texts(theirs)
         assert ours.n_items == theirs.n_items
         assert (np.diff(ours.rows) >= 0).all()
+        assert ours.keys == sorted(ours.keys)
         assert ours.keys == theirs.keys
         np.testing.assert_array_equal(ours.offsets, theirs.offsets)
         assert [value.casefold() for value in ours.values] == ours.keys

@@ -134,7 +134,7 @@ def test_a_bundle_holds_the_blend_of_its_models(blended_workspace):
     assert blended.scores.tolist() != plain.scores.tolist()
 
 
-def test_a_blend_of_other_models_stays_out_of_the_bundle(workspace):
+def test_a_blend_of_other_models_stays_out_of_the_bundle(workspace, caplog):
     write_blend(workspace)
     path = workspace.blends / "v1" / "model.json"
     info = read_blend_info(workspace.blends / "v1").model_copy(update={"reranker_fingerprint": "older"})
@@ -142,6 +142,7 @@ def test_a_blend_of_other_models_stays_out_of_the_bundle(workspace):
     report = build_bundle(workspace, RETRIEVER, RERANKER, BUILD)
     assert report.manifest.blend is None
     assert open_bundle(workspace.bundles / "v1").reranker.blend is None
+    assert "no blend was trained on these models" in caplog.text
 
 
 def test_the_stored_vectors_are_those_of_the_index(built_workspace):
