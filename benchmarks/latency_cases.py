@@ -16,6 +16,8 @@ from rerank.scorer import Pairs
 from retrieval.arrays import IntArray
 
 LEAST_TOKENS = 3  # of a made-up passage
+# between turns: threads of torch and ONNX Runtime go on spinning after their work, on the cores of whoever comes next
+REST_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,7 @@ def make_case(reranker: Reranker, query: str, *, n: int, tokens: int, rng: np.ra
 
 
 def by_turns(actions: Mapping[str, Callable[[int], object]], rounds: int) -> dict[str, list[float]]:
-    """Run each action once per round, each round in another order, after one round that does not count.
+    """Run each action once per round, in changing order and after a rest; a first round does not count.
 
     Args:
         actions: By name; given the number of the round.
@@ -89,6 +91,7 @@ def by_turns(actions: Mapping[str, Callable[[int], object]], rounds: int) -> dic
     for number in range(rounds):
         for turn in range(len(names)):
             name = names[(turn + number) % len(names)]
+            time.sleep(REST_S)
             began = time.perf_counter()
             actions[name](number)
             seconds[name].append(time.perf_counter() - began)

@@ -21,6 +21,7 @@ from rerank.inputs import PairTokenizer, TokenArray, assemble
 from rerank.model_info import MODEL_FOLDER, RerankerModelInfo
 from rerank.probabilities import ProbabilityMap, probabilities
 from retrieval.arrays import FloatArray
+from retrieval.engines.batches import batches_by_length
 from retrieval.engines.engine import Engine, TokenBatch
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class PairScorer:
             not depend on its batch (to 1e-5).
         """
         logits = np.empty((len(pairs.passages), N_HEADS), dtype=np.float32)
-        for positions in self._batches(pairs):
+        for positions in batches_by_length(pairs.lengths, self._batch_tokens):
             batch = self.batch(pairs, positions)
             logits[positions] = self.engine.run(batch.input_ids, batch.attention_mask, batch.token_type_ids)
         return logits
@@ -146,17 +147,6 @@ class PairScorer:
             separator_id=self.tokenizer.separator_id,
             padding_id=self.tokenizer.padding_id,
         )
-
-    def _batches(self, pairs: Pairs) -> list[list[int]]:
-        lengths = pairs.lengths
-        batches: list[list[int]] = []
-        for position in sorted(range(len(lengths)), key=lengths.__getitem__):
-            # rising lengths: the newest pair is the longest, so it decides the padded width
-            if batches and (len(batches[-1]) + 1) * lengths[position] <= self._batch_tokens:
-                batches[-1].append(position)
-            else:
-                batches.append([position])
-        return batches
 
 
 def export_reranker(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +16,7 @@ from corpus.config import Section
 from corpus.errors import ArtefactError, ConfigError
 from corpus.progress import track
 from retrieval.arrays import FloatArray
+from retrieval.engines.batches import batches_by_length
 from retrieval.engines.engine import Engine, OpenVinoEngine, TokenBatch
 
 if TYPE_CHECKING:
@@ -136,27 +137,6 @@ class TextEncoder:
         with ThreadPoolExecutor(self._n_parallel, thread_name_prefix="encode") as pool:
             for _ in pool.map(run, batches):  # read, so that an error is raised
                 pass
-
-
-def batches_by_length(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
-    """Cut texts into batches of like length, shortest first.
-
-    Args:
-        lengths: Number of tokens of each text.
-        token_budget: Most tokens of a batch, padding included; a longer text runs alone.
-    Returns:
-        The positions in ``lengths`` of each batch; together every position once.
-    """
-    order: list[int] = np.argsort(np.asarray(lengths, dtype=np.int64), kind="stable").tolist()
-    batch: list[int] = []
-    for position in order:
-        # sorted: the newcomer is the longest, all others are padded to it
-        if batch and (len(batch) + 1) * lengths[position] > token_budget:
-            yield batch
-            batch = []
-        batch.append(position)
-    if batch:
-        yield batch
 
 
 def pad(token_ids: Sequence[Sequence[int]], pad_id: int) -> TokenBatch:

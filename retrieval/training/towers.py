@@ -13,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from corpus.errors import ConfigError
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.config import RetrieverConfig
-from retrieval.engines.encoder import EncoderInfo, Role, TextEncoder, batches_by_length, pad
+from retrieval.engines.batches import batches_by_length
+from retrieval.engines.encoder import EncoderInfo, Role, TextEncoder, pad
 from retrieval.engines.engine import TokenBatch
 from retrieval.engines.torch_engine import ROUTES
 from retrieval.quiet import quiet_libraries

@@ -13,7 +13,6 @@ from retrieval.engines.encoder import (
     TOKENIZER_FILE,
     EncoderInfo,
     TextEncoder,
-    batches_by_length,
     export_encoder,
     open_encoder,
     open_torch_encoder,
@@ -307,16 +306,6 @@ def test_an_engine_that_returns_rubbish_is_an_artefact_error(torch_encoder, widt
     encoder = TextEncoder(torch_encoder.tokenizer, Broken(width, number), torch_encoder.info)
     with pytest.raises(ArtefactError, match=message):
         encoder.encode(["mug"])
-
-
-def test_batches_hold_every_position_once_within_the_budget():
-    lengths = [*np.random.default_rng(0).integers(1, 40, 200).tolist(), 500]
-    batches = list(batches_by_length(lengths, 100))
-    assert sorted(position for batch in batches for position in batch) == list(range(201))
-    for batch in batches:
-        assert len(batch) * max(lengths[position] for position in batch) <= 100 or len(batch) == 1
-    assert [lengths[position] for batch in batches for position in batch] == sorted(lengths)
-    assert len(batches) < 70  # 201 texts of 20 tokens on average
 
 
 def test_padding_is_masked():
