@@ -6,6 +6,7 @@ Everything around it lives elsewhere: validation in ``api/requests.py``, threads
 
 import itertools
 import logging
+import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,7 @@ import numpy as np
 from corpus.events import HistoryEvent
 from indexer.bundle import Bundle
 from rerank.heads import N_HEADS
-from rerank.parts import Parts, PartsOf, take_parts
+from rerank.parts import PartsOf, take_parts
 from rerank.reranker import DEADLINE, FAILED, Reranked
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.candidates import Candidates
@@ -312,31 +313,45 @@ def present(window: RankedWindow, *, offset: int, page_size: int) -> tuple[Hit, 
         offset: Results to skip, from 0.
         page_size: Results wanted; fewer come from the end of the window.
     """
-    end = min(offset + page_size, len(window.ranking))
-    parts = None
-    if window.ranking.parts_of is not None and offset < end:
-        parts = window.ranking.parts_of(np.arange(offset, end))
-    return tuple(_hit(window, position, parts, position - offset) for position in range(offset, end))
-
-
-def _hit(window: RankedWindow, position: int, parts: Parts | None, place: int) -> Hit:
-    ranking = window.ranking
-    row = int(ranking.rows[position])
-    click, cart, purchase = (_or_none(chance) for chance in ranking.probabilities[position])
-    return Hit(
-        item=window.items.item(row),
-        rank=position + 1,
-        score=float(ranking.scores[position]),
-        retrieval_score=float(ranking.retrieval[position]),
-        dense_score=_or_none(ranking.dense[position]),
-        lexical_score=_or_none(ranking.lexical[position]),
-        behaviour_score=float(ranking.behaviour[position]) or None,
-        rerank_score=_or_none(ranking.rerank[position]),
-        click_probability=click,
-        cart_probability=cart,
-        purchase_probability=purchase,
-        explanation=contributions(parts, place, is_pinned=row in window.pinned),
+    ranking, end = window.ranking, min(offset + page_size, len(window.ranking))
+    page = slice(offset, end)
+    parts = ranking.parts_of(np.arange(offset, end)) if ranking.parts_of is not None and offset < end else None
+    numbers = zip(
+        *(
+            column[page].tolist()
+            for column in (
+                ranking.rows,
+                ranking.scores,
+                ranking.retrieval,
+                ranking.dense,
+                ranking.lexical,
+                ranking.behaviour,
+                ranking.rerank,
+                ranking.probabilities,
+            )
+        ),
+        strict=True,
     )
+    hits = []
+    for place, (row, score, retrieval, dense, lexical, behaviour, rerank, chances) in enumerate(numbers):
+        click, cart, purchase = map(_or_none, chances)
+        hits.append(
+            Hit(
+                item=window.items.item(row),
+                rank=offset + place + 1,
+                score=score,
+                retrieval_score=retrieval,
+                dense_score=_or_none(dense),
+                lexical_score=_or_none(lexical),
+                behaviour_score=behaviour or None,
+                rerank_score=_or_none(rerank),
+                click_probability=click,
+                cart_probability=cart,
+                purchase_probability=purchase,
+                explanation=contributions(parts, place, is_pinned=row in window.pinned),
+            )
+        )
+    return tuple(hits)
 
 
 def _judge(breaker: Breaker, reranked: Reranked) -> None:
@@ -368,5 +383,5 @@ def _no_time(n_scored: int, depth: int) -> str:
     return f"there was time to rerank {n_scored} of {depth} candidates; the others are ordered without it"
 
 
-def _or_none(number: np.float32) -> float | None:
-    return None if np.isnan(number) else float(number)
+def _or_none(number: float) -> float | None:
+    return None if math.isnan(number) else number

@@ -9,7 +9,7 @@ import grpc
 
 from corpus.errors import ArtefactError, TandemError
 from server.api.call_requests import check_batch, read_deleted_shoppers, read_embed, read_rerank, read_suggest
-from server.api.messages import degradation_messages, facet_messages, result_messages
+from server.api.messages import degradation_messages, facet_messages
 from server.api.requests import read_events, read_search
 from server.api.wire import Malformed
 from server.calls.admission import Admission
@@ -122,15 +122,16 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
                 with self._searches.admit():
                     return await self._siblings.search(holder, request, run)
         answer = await self._answers.answer(asked, run)
-        window, hits, end = answer.kept.window, answer.hits, answer.end
-        has_more = hits and end < len(window.ranking)
+        window, page = answer.kept.window, answer.page
+        has_more = page.n_results and page.end < len(window.ranking)
         response = search_pb2.SearchResponse(
-            results=result_messages(hits, call.item_fields),
             facets=facet_messages(window.facets),
             corrected_query=window.corrected_query,
             no_match=window.no_match,
             total_size=len(window.ranking),
-            next_page_token=(self.rankings.token(answer.search_id, answer.kept, end, call.digest) if has_more else ""),
+            next_page_token=(
+                self.rankings.token(answer.search_id, answer.kept, page.end, call.digest) if has_more else ""
+            ),
             search_id=answer.search_id,
             index_version=window.index_version,
             model_versions=search_pb2.ModelVersions(
@@ -141,6 +142,7 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
             degraded=degradation_messages(window.degraded),
             stage_timings=[search_pb2.StageTiming(stage=s, duration_ms=ms) for s, ms in run.timings_ms.items()],
         )
+        response.MergeFromString(page.results)
         logger.debug(
             "search answered",
             extra={"search_id": answer.search_id, "timings_ms": run.timings_ms, "labels": call.labels},

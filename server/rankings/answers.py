@@ -11,10 +11,11 @@ from server.api.requests import SearchCall
 from server.calls.admission import Admission
 from server.config import ServerConfig
 from server.inference.search_threads import Threads, in_thread
-from server.pipeline import Pipeline, present
+from server.pipeline import Pipeline
 from server.rankings.kept_rankings import KeptRanking, KeptRankings
+from server.rankings.pages import Page, PageSpec, write_page
 from server.rankings.ranking_keys import RankingKeys
-from server.stages.ranking import Hit, RankedWindow, Run
+from server.stages.ranking import RankedWindow, Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,13 +34,7 @@ class Answer:
 
     search_id: str
     kept: KeptRanking
-    offset: int
-    hits: tuple[Hit, ...]
-
-    @property
-    def end(self) -> int:
-        """Where the next page begins."""
-        return self.offset + len(self.hits)
+    page: Page
 
 
 class Answers:
@@ -105,32 +100,35 @@ class Answers:
             Overloaded: If there is no place for the search.
         """
         call, kept = asked.call, asked.known
+        spec = PageSpec(offset=call.offset, page_size=call.page_size, item_fields=call.item_fields)
         if call.page_token is not None:
             with self._places.admit():
                 search_id, kept, offset = self.rankings.find(call.page_token, call.digest)
-                hits = await self._cut(kept.window, offset, call.page_size, run)
-            return Answer(search_id=search_id, kept=kept, offset=offset, hits=hits)
+                page = await self._cut(kept, replace(spec, offset=offset), run)
+            return Answer(search_id=search_id, kept=kept, page=page)
         if kept is not None:
             with self.repeats.admit():
-                hits = await self._cut(kept.window, call.offset, call.page_size, run)
+                page = await self._cut(kept, spec, run)
         else:
             with self._places.admit(run.deadline, is_whole=run.had_time):
-                window, hits = await in_thread(self._threads.search, run, _first_page, asked, run)
-            kept = self.rankings.keep(window, asked.key)
-        return Answer(search_id=self.rankings.new_search_id(), kept=kept, offset=call.offset, hits=hits)
+                window, page = await in_thread(self._threads.search, run, _first_page, asked, spec, run)
+            kept = self.rankings.keep(window, asked.key, page)
+        return Answer(search_id=self.rankings.new_search_id(), kept=kept, page=page)
 
-    async def _cut(self, window: RankedWindow, offset: int, page_size: int, run: Run) -> tuple[Hit, ...]:
+    async def _cut(self, kept: KeptRanking, spec: PageSpec, run: Run) -> Page:
         """Cut a page of a kept ranking. Its items are in memory: a thread would cost more than they do."""
-        if window.ranking.parts_of is None:
-            return _page(window, offset, page_size, run)
-        return await in_thread(self._threads.disk, run, _page, window, offset, page_size, run)  # trees are asked why
+        if kept.page is not None and kept.page.spec == spec:
+            return kept.page
+        if kept.window.ranking.parts_of is None:
+            return _page(kept.window, spec, run)
+        return await in_thread(self._threads.disk, run, _page, kept.window, spec, run)  # trees are asked why
 
 
-def _first_page(asked: Asked, run: Run) -> tuple[RankedWindow, tuple[Hit, ...]]:
+def _first_page(asked: Asked, spec: PageSpec, run: Run) -> tuple[RankedWindow, Page]:
     window = asked.pipeline.search(asked.call.task, run)
-    return window, _page(window, asked.call.offset, asked.call.page_size, run)
+    return window, _page(window, spec, run)
 
 
-def _page(window: RankedWindow, offset: int, page_size: int, run: Run) -> tuple[Hit, ...]:
+def _page(window: RankedWindow, spec: PageSpec, run: Run) -> Page:
     with run.stage("present"):
-        return present(window, offset=offset, page_size=page_size)
+        return write_page(window, spec)

@@ -18,6 +18,7 @@ import numpy as np
 from corpus.errors import BadPageToken
 from retrieval.arrays import FloatArray, IntArray
 from server.rankings.page_tokens import AFTER_PROCESS, PageToken, read_token
+from server.rankings.pages import Page
 from server.stages.ranking import RankedWindow
 
 MOST_OPENINGS = 3  # of bundles, the latest, whose catalogues stay in memory for pages: a new version, and its rollback
@@ -34,6 +35,7 @@ class KeptRanking:
     name: str  # unguessable
     window: RankedWindow
     key: bytes | None  # of the search that it answers; None: it is good for its own pages alone
+    page: Page | None  # that was cut first; None where no other search is answered with it
     made_at: float  # on the clock of the keeper
     size_bytes: int
 
@@ -88,20 +90,24 @@ class KeptRankings:
         """Return a name for one answer, unguessable."""
         return self._prefix + secrets.token_urlsafe(16)
 
-    def keep(self, window: RankedWindow, key: bytes | None = None) -> KeptRanking:
+    def keep(self, window: RankedWindow, key: bytes | None = None, page: Page | None = None) -> KeptRanking:
         """Keep a ranking for further pages, and with a key for repeated searches; degraded ones answer none.
 
         Args:
             window: The ranking.
             key: Of the search; None: no other search may be answered with it.
+            page: Cut from it, for searches that repeat.
         """
         now = self._clock()
+        answers_others = key is not None and self.repeats and not window.degraded
+        page = page if answers_others else None
         kept = KeptRanking(
             name=secrets.token_urlsafe(16),
             window=window,
-            key=None if window.degraded or not self.repeats else key,
+            key=key if answers_others else None,
+            page=page,
             made_at=now,
-            size_bytes=size_of(window),
+            size_bytes=size_of(window) + (0 if page is None else len(page.results)),
         )
         self._kept[kept.name] = (kept, now + self._page_ttl_s)
         self._sharing[id(window.items)] += 1

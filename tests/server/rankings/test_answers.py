@@ -74,8 +74,7 @@ def record(client, user_id: str, *item_ids: str, hours_ago: int = 1, session_id:
 def test_the_same_search_is_answered_alike_without_being_made_again(running, fresh_stub, fields):
     first, second = (fresh_stub.Search(pb.SearchRequest(query=QUERY, **fields)) for _ in range(2))
     assert {timing.stage for timing in first.stage_timings} >= {"retrieve", "rerank", "present"}
-    waits = {"wait"} if "explain" in fields else set()  # for a thread, where the trees are asked why
-    assert {timing.stage for timing in second.stage_timings} == {"history", "repeat", "present"} | waits
+    assert {timing.stage for timing in second.stage_timings} == {"history", "repeat"}  # not even the page is cut again
     assert first.search_id != second.search_id
     assert len(first.results) == fields.get("page_size", 10)
     for each in (first, second):
@@ -135,6 +134,18 @@ def test_a_page_of_another_size_or_place_is_cut_from_the_same_ranking(fresh):
     part = fresh.search(QUERY, page_size=5, offset=7)
     assert is_repeated(part)
     assert shown(part) == shown(whole)[7:12]
+
+
+def test_only_another_page_with_reasons_waits_for_a_thread(fresh):
+    whole = fresh.search(QUERY, page_size=20, explain=True)
+    part = fresh.search(QUERY, page_size=5, offset=7, explain=True)
+    assert {"repeat", "wait", "present"} <= set(part.stage_timings_ms)  # trees are asked why
+    assert [hit.explanation for hit in part.results] == [hit.explanation for hit in whole.results[7:12]]
+    plain = [fresh.search(QUERY, page_size=5, offset=offset) for offset in (0, 7)]
+    assert [set(answer.stage_timings_ms) & {"wait", "present"} for answer in plain] == [
+        {"wait", "present"},
+        {"present"},
+    ]
 
 
 def test_pages_that_count_brands_are_their_own(fresh):

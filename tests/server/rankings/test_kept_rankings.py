@@ -10,6 +10,7 @@ from corpus.items import ItemTable
 from retrieval.filtering.facets import Facet, FacetValue
 from server.rankings.kept_rankings import EXPLAINED_BYTES, RANKING_BYTES, VALUE_BYTES, KeptRankings, size_of
 from server.rankings.page_tokens import process_of
+from server.rankings.pages import Page, PageSpec
 from server.stages.ranking import Degradation, DegradationReason, RankedWindow
 from tests.server.made_rankings import ranking_of
 
@@ -25,6 +26,8 @@ WINDOW = RankedWindow(
     blend_version="",
     degraded=(),
 )
+LATE = Degradation(reason=DegradationReason.DEADLINE, message="late")
+PAGE = Page(spec=PageSpec(offset=0, page_size=2, item_fields=frozenset()), n_results=2, results=b"two")
 SIZE = RANKING_BYTES + 2 * (8 + 6 * 4 + 3 * 4)  # rows, six scores, three probabilities
 
 
@@ -223,8 +226,7 @@ def test_the_end_of_an_older_ranking_leaves_the_newer_one_of_the_same_search(clo
 
 def test_a_degraded_ranking_answers_no_other_search(clock):
     kept = rankings(clock)
-    late = Degradation(reason=DegradationReason.DEADLINE, message="late")
-    ranking = kept.keep(replace(WINDOW, degraded=(late,)), KEY)
+    ranking = kept.keep(replace(WINDOW, degraded=(LATE,)), KEY)
     assert kept.repeat(KEY) is None
     assert kept.find(kept.token("an-id", ranking, 1, DIGEST), DIGEST)[1] is ranking
 
@@ -235,6 +237,16 @@ def test_switched_off_it_keeps_rankings_for_pages_alone(clock):
     kept.keep(WINDOW, KEY)
     assert kept.repeat(KEY) is None
     assert len(kept) == 1
+
+
+def test_the_first_page_is_kept_for_those_who_ask_again_alone(clock):
+    kept = rankings(clock)
+    assert kept.keep(WINDOW, None, PAGE).page is None
+    assert kept.keep(replace(WINDOW, degraded=(LATE,)), KEY, PAGE).page is None
+    assert kept.size_bytes == 2 * SIZE
+    assert kept.keep(WINDOW, KEY, PAGE).page is PAGE
+    assert kept.size_bytes == 3 * SIZE + len(PAGE.results)
+    assert rankings(clock, repeat_ttl_s=0.0).keep(WINDOW, KEY, PAGE).page is None
 
 
 # sizes
