@@ -316,22 +316,7 @@ def present(window: RankedWindow, *, offset: int, page_size: int) -> tuple[Hit, 
     ranking, end = window.ranking, min(offset + page_size, len(window.ranking))
     page = slice(offset, end)
     parts = ranking.parts_of(np.arange(offset, end)) if ranking.parts_of is not None and offset < end else None
-    numbers = zip(
-        *(
-            column[page].tolist()
-            for column in (
-                ranking.rows,
-                ranking.scores,
-                ranking.retrieval,
-                ranking.dense,
-                ranking.lexical,
-                ranking.behaviour,
-                ranking.rerank,
-                ranking.probabilities,
-            )
-        ),
-        strict=True,
-    )
+    numbers = zip(*(column[page].tolist() for column in ranking.columns), strict=True)
     hits = []
     for place, (row, score, retrieval, dense, lexical, behaviour, rerank, chances) in enumerate(numbers):
         click, cart, purchase = map(_or_none, chances)

@@ -204,19 +204,9 @@ class KeptRankings:
 def size_of(window: RankedWindow) -> int:
     """Return how much memory a ranking takes, about, in bytes; what it shares with the bundle is not counted."""
     ranking = window.ranking
-    arrays = (
-        ranking.rows,
-        ranking.scores,
-        ranking.retrieval,
-        ranking.dense,
-        ranking.lexical,
-        ranking.behaviour,
-        ranking.rerank,
-        ranking.probabilities,
-    )
     n_values = len(window.facets) + sum(len(facet.values) for facet in window.facets)
     explained = 0 if ranking.parts_of is None else EXPLAINED_BYTES * len(ranking)
-    return RANKING_BYTES + sum(_held(array) for array in arrays) + VALUE_BYTES * n_values + explained
+    return RANKING_BYTES + sum(_held(array) for array in ranking.columns) + VALUE_BYTES * n_values + explained
 
 
 def _held(array: FloatArray | IntArray) -> int:

@@ -76,6 +76,20 @@ class Ranking:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def columns(self) -> tuple[FloatArray | IntArray, ...]:
+        """The arrays, in the order of the fields."""
+        return (
+            self.rows,
+            self.scores,
+            self.retrieval,
+            self.dense,
+            self.lexical,
+            self.behaviour,
+            self.rerank,
+            self.probabilities,
+        )
+
     def take(self, chosen: IntArray) -> "Ranking":
         """Return some of the items, in the order asked for."""
         return Ranking(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import latency as benchmark
+from benchmarks import latency_cases
 from benchmarks.latency import Plan
 from benchmarks.latency_cases import Shape, by_turns, make_case, ratios
 from benchmarks.latency_catalogue import serving_store
@@ -59,11 +60,13 @@ def test_a_floor_is_the_operations_over_the_peak_and_the_weights_over_the_bandwi
     assert "int8_ms" not in unknown
 
 
-def test_everybody_has_a_turn_in_every_round_after_one_that_does_not_count():
-    calls = []
+def test_everybody_has_a_turn_in_every_round_after_one_that_does_not_count(monkeypatch):
+    calls, rests = [], []
+    monkeypatch.setattr(latency_cases.time, "sleep", lambda seconds: rests.append((seconds, len(calls))))
     seconds = by_turns({name: lambda n, name=name: calls.append((name, n)) for name in "ab"}, rounds=2)
     assert calls == [("a", 0), ("b", 0), ("a", 0), ("b", 0), ("b", 1), ("a", 1)]
     assert {name: len(taken) for name, taken in seconds.items()} == {"a": 2, "b": 2}
+    assert rests == [(latency_cases.REST_S, n) for n in (2, 3, 4, 5)]  # before every turn that counts
     assert ratios([4.0, 9.0], [2.0, 3.0]).median == 2.5
 
 
