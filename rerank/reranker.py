@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEADLINE = "reranker_deadline"  # there was no time to read all that should be read
+SLOW = "reranker_slow"  # there was time, but it is far slower than it has been: it was given what it used to take
 FAILED = "reranker_failed"  # the cross-encoder broke and read nothing, or the blend did and the order lacks it
 
 FIRST_CHUNK = 16  # pairs: about one page of results, and enough to measure the speed
@@ -50,7 +51,7 @@ class Reranked:
     rerank_scores: FloatArray  # (n,) of the cross-encoder; NaN where it read nothing
     probabilities: FloatArray  # (n, 3) of click, cart and purchase; NaN where it read nothing or nobody knows
     n_scored: int  # candidates that the cross-encoder read
-    degraded: str | None  # DEADLINE, FAILED or None
+    degraded: str | None  # DEADLINE, SLOW, FAILED or None
     n_wanted: int | None = None  # of the candidates within the depth, how many it was to read; None: all
     busy_s: float = 0.0  # for how long the cross-encoder was at its present run, for others, when this was done
     parts_of: PartsOf | None = None  # what made up the scores, by positions here, if that was asked for
@@ -63,7 +64,7 @@ class _Read:
     logits: FloatArray  # (n_items, 3) NaN behind the first ``n``
     scores: FloatArray  # (n_items,) the ranking values of these
     n: int  # items read, from the first on
-    degraded: str | None  # DEADLINE, FAILED or None
+    degraded: str | None  # DEADLINE, SLOW, FAILED or None
 
 
 class Reranker:
@@ -145,7 +146,8 @@ class Reranker:
             history: The shopper's earlier events, newest first; empty for an anonymous one.
             candidates: What retrieval found, best first.
             depth: How many of them the cross-encoder may read; None: all.
-            deadline: When to be done, on the clock of ``time.monotonic``; None takes the time it needs.
+            deadline: When to be done, on the clock of ``time.monotonic``; None takes the time it needs. A scorer may
+                know that waiting so long is not worth it.
             whole: Whether it reads so many even if a blend finds fewer worth reading: who is not read has no
                 probabilities.
             explain: Also tell what made up the scores.
@@ -196,6 +198,11 @@ class Reranker:
             return replace(nothing, degraded=DEADLINE if len(rows) else None)
         try:
             pairs = self.pairs(self._prefix(query, history), rows)
+            short_of = DEADLINE
+            if deadline is not None:
+                patience_ends = self.clock() + self.scorer.patience_s(pairs.n_tokens)
+                if patience_ends < deadline:
+                    deadline, short_of = patience_ends, SLOW
             n = self._score(pairs, filled, deadline)
         except Exception:  # a broken model must not fail the search
             logger.exception("the reranker failed; candidates keep the order they had without it")
@@ -204,7 +211,7 @@ class Reranker:
         if not np.isfinite(scores[:n]).all():
             logger.error("the reranker answered NaN or infinity; candidates keep the order they had without it")
             return nothing
-        return _Read(logits=filled, scores=scores, n=n, degraded=None if n == len(rows) else DEADLINE)
+        return _Read(logits=filled, scores=scores, n=n, degraded=None if n == len(rows) else short_of)
 
     def _score(self, pairs: Pairs, logits: FloatArray, deadline: float | None) -> int:
         """Fill ``logits`` from the first pair on while time lasts; returns how many were scored."""

@@ -18,7 +18,7 @@ from corpus.events import HistoryEvent
 from indexer.bundle import Bundle
 from rerank.heads import N_HEADS
 from rerank.parts import PartsOf, take_parts
-from rerank.reranker import DEADLINE, FAILED, Reranked
+from rerank.reranker import DEADLINE, FAILED, SLOW, Reranked
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.candidates import Candidates
 from retrieval.filtering.facets import Facet, count_facet
@@ -289,6 +289,8 @@ class Pipeline:
             _judge(breaker, reranked)
         if reranked.degraded == FAILED or not is_asked:
             run.degrade(DegradationReason.RERANKER_FAILED, RERANKER_FAILED)
+        elif reranked.degraded == SLOW:
+            run.degrade(DegradationReason.RERANKER_SLOW, _slow(reranked.n_scored, run.rerank_depth))
         elif reranked.degraded is not None:
             run.degrade(DegradationReason.DEADLINE, _no_time(reranked.n_scored, run.rerank_depth))
         ordered = candidates.take(reranked.order)
@@ -342,7 +344,7 @@ def present(window: RankedWindow, *, offset: int, page_size: int) -> tuple[Hit, 
 def _judge(breaker: Breaker, reranked: Reranked) -> None:
     """Note whether the second stage works; that it had no time for one search among many says nothing of it."""
     is_stuck = reranked.n_scored == 0 and reranked.busy_s > STUCK_S  # it hangs, or is far too slow
-    if is_stuck or reranked.n_scored > 0 or reranked.degraded != DEADLINE:
+    if is_stuck or reranked.n_scored > 0 or reranked.degraded not in (DEADLINE, SLOW):
         breaker.note(failed=is_stuck or reranked.degraded == FAILED)
 
 
@@ -366,6 +368,10 @@ def _unknown(*shape: int) -> FloatArray:
 
 def _no_time(n_scored: int, depth: int) -> str:
     return f"there was time to rerank {n_scored} of {depth} candidates; the others are ordered without it"
+
+
+def _slow(n_scored: int, depth: int) -> str:
+    return f"the reranker is far slower than it has been: it read {n_scored} of {depth} candidates"
 
 
 def _or_none(number: float) -> float | None:

@@ -4,6 +4,8 @@ What several searches ask for at once goes through the model together, cut into 
 encoder or scorer itself, and comes back to each of them. In fp32 the numbers do not depend on the company.
 """
 
+import math
+import time
 from collections.abc import Sequence
 from itertools import accumulate, chain, pairwise
 
@@ -15,6 +17,7 @@ from retrieval.engines.encoder import EncoderInfo, TextEncoder
 from retrieval.engines.engine import TokenBatch
 from server.inference.caches import Cache, PairKeys
 from server.inference.model_owner import ModelOwner
+from server.inference.pace import Pace
 
 CHARACTERS_PER_TOKEN = 4  # of an English query, roughly: the tokenizer runs with the model, on its owner's thread
 
@@ -87,6 +90,7 @@ class BatchingScorer(PairScorer):
         self._owner = owner
         self._cache = cache
         self._keys = PairKeys(model)
+        self._pace = Pace()
 
     @property
     def backlog(self) -> int:
@@ -97,6 +101,11 @@ class BatchingScorer(PairScorer):
     def busy_s(self) -> float:
         """See ``PairScorer.busy_s``."""
         return self._owner.busy_s
+
+    def patience_s(self, n_tokens: int) -> float:
+        """See ``PairScorer.patience_s``."""
+        usual_s = self._pace.usual_s(n_tokens)
+        return math.inf if usual_s is None else usual_s
 
     def heads(self, pairs: Pairs) -> FloatArray:
         """See ``PairScorer.heads``.
@@ -127,7 +136,10 @@ class BatchingScorer(PairScorer):
             prefixes=list(chain.from_iterable(pairs.prefixes for pairs in asked)),
             passages=list(chain.from_iterable(pairs.passages for pairs in asked)),
         )
-        return _shared(self._scorer.heads(together), [len(pairs.passages) for pairs in asked])
+        began = time.monotonic()
+        logits = self._scorer.heads(together)
+        self._pace.note(together.n_tokens, time.monotonic() - began)
+        return _shared(logits, [len(pairs.passages) for pairs in asked])
 
     def ranking_values(self, logits: FloatArray) -> FloatArray:
         """See ``PairScorer.ranking_values``."""

@@ -47,6 +47,7 @@ class DegradationReason(StrEnum):
 
     DEADLINE = "deadline"
     RERANKER_FAILED = "reranker_failed"
+    RERANKER_SLOW = "reranker_slow"
     HISTORY_UNAVAILABLE = "history_unavailable"
     PROBABILITY_UNKNOWN = "probability_unknown"
 

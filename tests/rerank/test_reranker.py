@@ -12,7 +12,7 @@ from corpus.prepared import Prepared
 from rerank.blend import Blend
 from rerank.inputs import PassageTokens
 from rerank.model_info import RerankerModelInfo
-from rerank.reranker import DEADLINE, FAILED, FIRST_CHUNK, Reranker, join_reranker
+from rerank.reranker import DEADLINE, FAILED, FIRST_CHUNK, SLOW, Reranker, join_reranker
 from rerank.scorer import Pairs, PairScorer, open_torch_scorer
 from retrieval.passages import passages
 from tests.rerank.scripted import CONFIG, N_ITEMS, SECONDS_PER_PAIR, candidates, check, check_order
@@ -216,6 +216,30 @@ def test_slowness_that_is_over_is_found_out(build):
     for _ in range(5):
         answer = reranker.rerank("red shoe", (), candidates(N_ITEMS), deadline=engine.now + 0.1)
     assert answer.n_scored == N_ITEMS
+
+
+def test_what_is_far_slower_than_it_was_is_given_the_time_it_took(build, monkeypatch):
+    reranker, engine = build(float)
+    for _ in range(10):
+        reranker.rerank("red shoe", (), candidates(N_ITEMS), deadline=engine.now + 1e6)  # learns the speed
+    asked = []
+
+    def usual_s(_scorer: PairScorer, n_tokens: int) -> float:
+        asked.append(n_tokens)
+        return n_tokens * reranker._seconds_per_token / 5  # as if it were five times as slow now
+
+    monkeypatch.setattr(PairScorer, "patience_s", usual_s)
+    began = engine.now
+    answer = reranker.rerank("red shoe", (), candidates(N_ITEMS), deadline=began + 1e6)
+    check(answer, N_ITEMS)
+    assert asked == [reranker.pairs(reranker._prefix("red shoe", ()), np.arange(N_ITEMS)).n_tokens]
+    assert answer.degraded == SLOW
+    assert N_ITEMS * 0.8 / 5 - 4 <= answer.n_scored <= N_ITEMS / 5
+    assert engine.now - began <= N_ITEMS * SECONDS_PER_PAIR / 5
+    hurried = reranker.rerank("red shoe", (), candidates(N_ITEMS), deadline=engine.now + 8 * SECONDS_PER_PAIR)
+    assert hurried.degraded == DEADLINE  # which came first
+    unhurried = reranker.rerank("red shoe", (), candidates(N_ITEMS))
+    assert (unhurried.degraded, unhurried.n_scored) == (None, N_ITEMS)
 
 
 @pytest.mark.parametrize("left", [-1.0, 0.0, 2 * SECONDS_PER_PAIR])

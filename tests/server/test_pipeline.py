@@ -10,7 +10,7 @@ import pytest
 from corpus.errors import ArtefactError, DeadlineExceeded
 from corpus.events import EventType, HistoryEvent
 from indexer.bundle import Bundle
-from rerank.reranker import DEADLINE, FAILED, Reranked
+from rerank.reranker import DEADLINE, FAILED, SLOW, Reranked
 from retrieval.filtering.facets import Facet, FacetSpec
 from retrieval.filtering.filters import And, Comparison
 from server.pipeline import Pipeline, present
@@ -331,7 +331,11 @@ def test_all_are_read_only_where_what_nobody_read_would_be_missed(bundle):
 
 @pytest.mark.parametrize(
     ("degraded", "reason"),
-    [(FAILED, DegradationReason.RERANKER_FAILED), (DEADLINE, DegradationReason.DEADLINE)],
+    [
+        (FAILED, DegradationReason.RERANKER_FAILED),
+        (DEADLINE, DegradationReason.DEADLINE),
+        (SLOW, DegradationReason.RERANKER_SLOW),
+    ],
 )
 def test_what_a_blend_knows_without_the_cross_encoder_is_better_than_the_order_of_retrieval(bundle, degraded, reason):
     half = dataclasses.replace(bundle, reranker=Blended(degraded))

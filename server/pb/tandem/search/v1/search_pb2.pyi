@@ -34,6 +34,7 @@ class DegradationReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DEGRADATION_REASON_RERANKER_FAILED: _ClassVar[DegradationReason]
     DEGRADATION_REASON_HISTORY_UNAVAILABLE: _ClassVar[DegradationReason]
     DEGRADATION_REASON_PROBABILITY_UNKNOWN: _ClassVar[DegradationReason]
+    DEGRADATION_REASON_RERANKER_SLOW: _ClassVar[DegradationReason]
 
 class EmbedRole(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -62,6 +63,7 @@ DEGRADATION_REASON_DEADLINE: DegradationReason
 DEGRADATION_REASON_RERANKER_FAILED: DegradationReason
 DEGRADATION_REASON_HISTORY_UNAVAILABLE: DegradationReason
 DEGRADATION_REASON_PROBABILITY_UNKNOWN: DegradationReason
+DEGRADATION_REASON_RERANKER_SLOW: DegradationReason
 EMBED_ROLE_UNSPECIFIED: EmbedRole
 EMBED_ROLE_QUERY: EmbedRole
 EMBED_ROLE_ITEM: EmbedRole
