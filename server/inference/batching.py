@@ -138,7 +138,8 @@ class BatchingScorer(PairScorer):
         )
         began = time.monotonic()
         logits = self._scorer.heads(together)
-        self._pace.note(together.n_tokens, time.monotonic() - began)
+        if np.isfinite(logits).all():  # nonsense takes no time
+            self._pace.note(together.n_tokens, time.monotonic() - began)
         return _shared(logits, [len(pairs.passages) for pairs in asked])
 
     def ranking_values(self, logits: FloatArray) -> FloatArray:
