@@ -1,5 +1,6 @@
 """Both models under their owners, with the models and indexes of a real bundle."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from server.config import ServerConfig
 from server.histories.contract import Histories
 from server.inference.model_owner import ModelOwner
 from server.inference.model_runtime import ModelRuntime
+from server.inference.pace import N_RECENT
 from server.pb.tandem.search.v1 import search_pb2 as pb
 from server.pb.tandem.search.v1 import search_pb2_grpc
 from server.pipeline import Pipeline
@@ -126,6 +128,27 @@ def test_a_model_that_fails_on_one_batch_fails_its_searches_alone(runtime, serve
         with pytest.raises(ArtefactError, match="the exported model failed"):
             future.result(60)
     assert np.isfinite(served.retriever.encode("steel pan")).all()
+
+
+def test_slowness_of_a_model_is_measured_by_runs_that_made_sense(served, bundle, monkeypatch):
+    scorer = served.reranker.scorer
+    heads = bundle.reranker.scorer.heads
+    pairs = pairs_of(bundle, QUERY, list(range(10)))
+
+    def run(answer: Callable[[Pairs], np.ndarray]) -> float:
+        monkeypatch.setattr(bundle.reranker.scorer, "heads", answer)
+        for _ in range(N_RECENT):
+            scorer.heads(pairs)
+        return scorer.patience_s(pairs.n_tokens)
+
+    def slowly(asked: Pairs) -> np.ndarray:
+        time.sleep(0.3)
+        return heads(asked)
+
+    assert run(lambda asked: np.full((len(asked.passages), 3), np.nan, dtype=np.float32)) == math.inf  # at once
+    assert run(heads) == math.inf
+    assert 0 < run(slowly) < 0.3
+    assert run(heads) == math.inf
 
 
 def task(query: str) -> SearchTask:
