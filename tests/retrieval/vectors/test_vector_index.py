@@ -271,14 +271,20 @@ def test_search_among_some_rows_fills_the_page_with_the_best_of_them(
     assert recall(hits.ids, want) >= (1 if config.kind == "flat" else 0.95)
 
 
-def test_a_filtered_search_compares_with_the_allowed_rows_alone_where_that_is_cheaper(built):
+def test_a_filtered_search_compares_with_the_allowed_rows_alone_where_that_is_cheaper(built, monkeypatch):
     def comparisons(kind, n_allowed, **settings):
         index = built[kind].with_settings(**settings)
         return index._comparisons(RowSet.of(np.arange(n_allowed), 2000))
 
     assert comparisons("hnsw", 200, ef_search=10) == 16 * 10 / 0.1  # m ef_search / share: exact is cheaper
     assert comparisons("hnsw", 1000, ef_search=10) == 16 * 10 / 0.5  # the graph is
-    assert comparisons("ivf_pq", 200, nprobe=3) == comparisons("ivf_pq", 1000, nprobe=3) == 2000 * 3 / 51
+    assert comparisons("ivf_flat", 200, nprobe=3) == comparisons("ivf_flat", 1000, nprobe=3) == 2000 * 3 / 51
+    assert comparisons("ivf_pq", 200, nprobe=3) == 10_000  # an index is not worth it
+    monkeypatch.setattr("retrieval.vectors.vector_index.FEW", 0)
+    for kind, codes in (("ivf_pq", 16), ("ivf_rabitq", 4)):
+        n_visited = 2000 * 3 / 51
+        assert comparisons(kind, 1000, nprobe=3, refine_factor=2) == n_visited / 0.5 / codes + 200
+        assert comparisons(kind, 20, nprobe=3, refine_factor=2) == 2000 / codes + 200  # all of them, and no more
     assert comparisons("sq8", 200) == 500
 
 
