@@ -104,8 +104,8 @@ class BatchingScorer(PairScorer):
 
     def patience_s(self, n_tokens: int) -> float:
         """See ``PairScorer.patience_s``."""
-        usual_s = self._pace.usual_s(n_tokens)
-        return math.inf if usual_s is None else usual_s
+        patience_s = self._pace.patience_s(n_tokens)
+        return math.inf if patience_s is None else patience_s
 
     def heads(self, pairs: Pairs) -> FloatArray:
         """See ``PairScorer.heads``.

@@ -5,14 +5,16 @@ from statistics import median
 
 from retrieval.engines.batches import SETUP_TOKENS
 
-N_RECENT = 5  # runs, whose median counts: one that the machine held up says nothing
-SLOW = 6.0  # times what is usual. Ten times as many searches as there is room for make runs up to 4.2 times as long
+N_RECENT = 5  # runs, of which each has to be slow: the machine holds up one or another at any time
+SLOW = 5.0  # times what is usual. With ten times as many searches as there is room for the fastest of five took 2.4 times
+LEAST_S = 0.05  # that anybody may wait: what is slow within that keeps nobody from anything
 
 
 class Pace:
     """Seconds per token of a model's runs. Written by the thread that runs it; any thread may read.
 
-    What is usual is the fastest that it has been, so that a model which grows slow by and by is not taken for usual.
+    What is usual is the fastest median of recent runs that there has been, so that a model which grows slow by and by
+    is not taken for usual.
     """
 
     def __init__(self) -> None:
@@ -28,8 +30,8 @@ class Pace:
             return
         present = median(self._recent)
         self._usual = min(self._usual or present, present)
-        self._is_slow = present > SLOW * self._usual
+        self._is_slow = min(self._recent) > SLOW * self._usual
 
-    def usual_s(self, n_tokens: int) -> float | None:
-        """Return how many seconds a run of so many tokens used to take, if they now take far longer; None if not."""
-        return self._usual * (n_tokens + SETUP_TOKENS) if self._is_slow else None
+    def patience_s(self, n_tokens: int) -> float | None:
+        """Return how many seconds are enough to wait for so many tokens, if runs now take far longer; None if not."""
+        return max(LEAST_S, self._usual * (n_tokens + SETUP_TOKENS)) if self._is_slow else None

@@ -19,6 +19,7 @@ from corpus.events import Event, EventType
 from rerank.scorer import PairScorer
 from server.histories.pseudonyms import KEY_VARIABLE
 from server.inference.breaker import PAUSE_S
+from server.inference.pace import N_RECENT
 from server.pb.tandem.search.v1 import search_pb2 as pb
 from server.pb.tandem.search.v1 import search_pb2_grpc
 from tests.server.gates import QUERY, eventually
@@ -103,8 +104,8 @@ def test_a_reranker_far_slower_than_it_was_reads_less_and_says_so_and_keeps_few_
                 assert answer.degraded or len(read) == 40
                 n_slow += any("far slower" in lack for lack in answer.degraded)
                 n_waited += len(read) > 16  # which takes eighty milliseconds, of thirty seconds
-            assert n_waited <= 5  # until it was found out
-            assert n_slow >= 4 * N_SEARCHES * times - 5
+            assert n_waited <= N_RECENT + 1  # until it was found out
+            assert n_slow >= 4 * N_SEARCHES * times - N_RECENT - 1
             assert value(scrape(server), "tandem_degraded_answers_total", reason="reranker_slow") == n_slow
         eventually(lambda: ask(client).degraded == ())
 
