@@ -105,7 +105,15 @@ class ModelOwner:
             ahead = sum(ask.n_tokens for ask in self._line if ask.due <= due)
             return ahead + math.ceil(self._running_tokens * (1 - DONE_SHARE))
 
-    def ask(self, work: Work[I_contra, O_co], inputs: I_contra, *, n_inputs: int, n_tokens: int) -> O_co:
+    def ask(
+        self,
+        work: Work[I_contra, O_co],
+        inputs: I_contra,
+        *,
+        n_inputs: int,
+        n_tokens: int,
+        patience_s: float = math.inf,
+    ) -> O_co:
         """Let the model do something, and wait for it as long as the present search has time.
 
         Args:
@@ -113,11 +121,13 @@ class ModelOwner:
             inputs: With what.
             n_inputs: How many texts or pairs these are.
             n_tokens: About how many tokens.
+            patience_s: Longest that the search waits, whatever time it has.
         Raises:
-            DeadlineExceeded: If the search's time is up first, or its call is cancelled.
+            DeadlineExceeded: If the search's time or patience is up first, or its call is cancelled.
             Exception: Whatever the run raised that this was in.
         """
         run = present_run()
+        patience_ends = time.monotonic() + patience_s
         with self._arrived:
             if self._closed:
                 raise DeadlineExceeded("the server is stopping; call another one")
@@ -137,7 +147,7 @@ class ModelOwner:
         if run is None:
             return future.result()
         with run.waiting_for(future):
-            return _result(future, run.deadline)
+            return _result(future, min(run.deadline, patience_ends))
 
     def close(self) -> None:
         """End the thread; whoever waits is told."""

@@ -5,8 +5,8 @@ from statistics import median
 
 from retrieval.engines.batches import SETUP_TOKENS
 
-N_RECENT = 5  # runs, of which each has to be slow: the machine holds up one or another at any time
-SLOW = 5.0  # times what is usual. With ten times as many searches as there is room for the fastest of five took 2.4
+N_RECENT = 3  # runs, of which each has to be slow: the machine holds up one or another at any time
+SLOW = 5.0  # times what is usual. With ten times as many searches as there is room for the fastest of them took 3.5
 LEAST_S = 0.05  # that anybody may wait: what is slow within that keeps nobody from anything
 
 

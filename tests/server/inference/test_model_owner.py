@@ -210,6 +210,20 @@ def test_a_model_that_hangs_keeps_nobody_past_the_deadline(owner, callers):
     assert owner.n_expired == 0  # it was not spared
 
 
+def test_nobody_waits_longer_than_his_patience(owner, callers):
+    held, first = hold(owner, callers)
+    work = Doubler()
+    began = time.monotonic()
+    with as_present(run_for()), pytest.raises(DeadlineExceeded):
+        owner.ask(work, 1, n_inputs=1, n_tokens=1, patience_s=0.05)
+    assert 0.05 <= time.monotonic() - began < 30
+    held.let_go()
+    assert first.result(60) == 2
+    with as_present(run_for()):
+        assert owner.ask(work, 2, n_inputs=1, n_tokens=1, patience_s=FAR) == 4
+    assert work.runs == [[2]]  # what nobody waited for any more cost nothing
+
+
 def test_an_error_of_the_model_that_looks_like_ours_is_the_models(owner):
     class Late:
         def run(self, asked: Sequence[int]) -> list[int]:

@@ -45,7 +45,7 @@ def test_only_runs_that_are_all_slow_say_that_the_model_is():
 def test_a_lucky_run_is_not_what_is_usual():
     pace = Pace()
     run(pace, 1.0, n=N_RECENT)
-    run(pace, 0.01, n=2)
+    run(pace, 0.01)
     run(pace, 1.0, n=2 * N_RECENT)
     assert pace.patience_s(N_TOKENS) is None
 
