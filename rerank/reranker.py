@@ -238,7 +238,7 @@ class Reranker:
             chunk = slice(done, done + size)
             n_tokens = sum(lengths[chunk]) + backlog
             try:
-                logits[unread[chunk]] = self.scorer.heads(pairs.take(unread[chunk]))
+                logits[unread[chunk]] = self.scorer.heads_by(pairs.take(unread[chunk]), deadline)
             except DeadlineExceeded:  # it would have taken longer than this, or the call was cancelled
                 self._learn(n_tokens, self.clock() - began, at_least=True)
                 break

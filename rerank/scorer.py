@@ -138,6 +138,17 @@ class PairScorer:
             logits[positions] = self.engine.run(batch.input_ids, batch.attention_mask, batch.token_type_ids)
         return logits
 
+    def heads_by(self, pairs: Pairs, deadline: float) -> FloatArray:
+        """Run the model over pairs, as ``heads`` does, but wait for others no longer than until a deadline.
+
+        Args:
+            pairs: What is to be read.
+            deadline: On the clock of ``time.monotonic``.
+        Raises:
+            DeadlineExceeded: If others share the model, and it was not done by then.
+        """
+        return self.heads(pairs)
+
     def ranking_values(self, logits: FloatArray) -> FloatArray:
         """Join the logits of the heads that count to one value per pair: float32 (..., 3) to (...)."""
         counting = self._head_weights > 0  # an untaught head may answer anything, and 0 · inf would be NaN

@@ -113,9 +113,12 @@ class BatchingScorer(PairScorer):
         Raises:
             DeadlineExceeded: If the present search has no time to wait for its turn.
         """
+        return self.heads_by(pairs, math.inf)
+
+    def heads_by(self, pairs: Pairs, deadline: float) -> FloatArray:
+        """See ``PairScorer.heads_by``."""
         n_tokens = pairs.n_tokens
-        patience_s = self.patience_s(n_tokens)
-        logits = self._owner.ask(self, pairs, n_inputs=len(pairs.passages), n_tokens=n_tokens, patience_s=patience_s)
+        logits = self._owner.ask(self, pairs, n_inputs=len(pairs.passages), n_tokens=n_tokens, until=deadline)
         if self._cache.is_on and np.isfinite(logits).all():  # what a broken model says is not worth keeping
             self._cache.keep(dict(zip(self._keys.of(pairs), logits, strict=True)))
         return logits

@@ -112,7 +112,7 @@ class ModelOwner:
         *,
         n_inputs: int,
         n_tokens: int,
-        patience_s: float = math.inf,
+        until: float = math.inf,
     ) -> O_co:
         """Let the model do something, and wait for it as long as the present search has time.
 
@@ -121,13 +121,12 @@ class ModelOwner:
             inputs: With what.
             n_inputs: How many texts or pairs these are.
             n_tokens: About how many tokens.
-            patience_s: Longest that the search waits, whatever time it has.
+            until: When the search waits no longer, whatever time it has, in ``time.monotonic()`` seconds.
         Raises:
-            DeadlineExceeded: If the search's time or patience is up first, or its call is cancelled.
+            DeadlineExceeded: If the search's time is up first, or its call is cancelled.
             Exception: Whatever the run raised that this was in.
         """
         run = present_run()
-        patience_ends = time.monotonic() + patience_s
         with self._arrived:
             if self._closed:
                 raise DeadlineExceeded("the server is stopping; call another one")
@@ -147,7 +146,7 @@ class ModelOwner:
         if run is None:
             return future.result()
         with run.waiting_for(future):
-            return _result(future, min(run.deadline, patience_ends))
+            return _result(future, min(run.deadline, until))
 
     def close(self) -> None:
         """End the thread; whoever waits is told."""

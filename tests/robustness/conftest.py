@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.server.conftest import loop, own_store, serving, store  # noqa: F401 - fixtures
+from tests.server.conftest import any_pace, loop, own_store, serving, store  # noqa: F401 - fixtures
 
 
 @pytest.fixture(scope="session")

@@ -79,6 +79,7 @@ def test_a_broken_reranker_costs_its_order_alone_and_is_left_alone(own_store, se
         assert not is_open(server, "reranker")
 
 
+@pytest.mark.pace
 def test_a_reranker_far_slower_than_it_was_reads_less_and_says_so_and_keeps_few_waiting(
     own_store, serving, monkeypatch, times
 ):

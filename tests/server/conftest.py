@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import shutil
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -39,6 +40,13 @@ CONFIG = ServerConfig(
     n_threads=1,
     follow_s=3600,  # only tests about following should see a server go over by itself
 )
+
+
+@pytest.fixture(autouse=True)
+def any_pace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take no model for slow: on a busy machine each is, and only tests about slowness should meet it."""
+    if request.node.get_closest_marker("pace") is None:
+        monkeypatch.setattr("server.inference.pace.SLOW", math.inf)
 
 
 @pytest.fixture(scope="session")

@@ -130,6 +130,18 @@ def test_a_model_that_fails_on_one_batch_fails_its_searches_alone(runtime, serve
     assert np.isfinite(served.retriever.encode("steel pan")).all()
 
 
+def test_reading_that_is_not_done_by_its_deadline_is_not_waited_for(runtime, served):
+    hold = Hold(runtime.reranker)
+    candidates = served.retriever.retrieve(QUERY, 60)
+    began = time.monotonic()
+    with as_present(Run(deadline=began + 60)):
+        answer = served.reranker.rerank(QUERY, (), candidates, depth=30, deadline=began + 0.2)
+    assert time.monotonic() - began < 30
+    hold.let_go_when(1)
+    assert (answer.degraded, answer.n_scored) == (DEADLINE, 0)
+
+
+@pytest.mark.pace
 def test_slowness_of_a_model_is_measured_by_runs_that_made_sense(served, bundle, monkeypatch):
     scorer = served.reranker.scorer
     heads = bundle.reranker.scorer.heads

@@ -210,17 +210,17 @@ def test_a_model_that_hangs_keeps_nobody_past_the_deadline(owner, callers):
     assert owner.n_expired == 0  # it was not spared
 
 
-def test_nobody_waits_longer_than_his_patience(owner, callers):
+def test_nobody_waits_longer_than_he_wants_to(owner, callers):
     held, first = hold(owner, callers)
     work = Doubler()
     began = time.monotonic()
     with as_present(run_for()), pytest.raises(DeadlineExceeded):
-        owner.ask(work, 1, n_inputs=1, n_tokens=1, patience_s=0.05)
+        owner.ask(work, 1, n_inputs=1, n_tokens=1, until=began + 0.05)
     assert 0.05 <= time.monotonic() - began < 30
     held.let_go()
     assert first.result(60) == 2
     with as_present(run_for()):
-        assert owner.ask(work, 2, n_inputs=1, n_tokens=1, patience_s=FAR) == 4
+        assert owner.ask(work, 2, n_inputs=1, n_tokens=1, until=time.monotonic() + FAR) == 4
     assert work.runs == [[2]]  # what nobody waited for any more cost nothing
 
 

@@ -4,6 +4,7 @@ from retrieval.engines.batches import SETUP_TOKENS
 from server.inference.pace import LEAST_S, N_RECENT, SLOW, Pace
 
 N_TOKENS = 1000
+pytestmark = pytest.mark.pace
 
 
 def run(pace: Pace, times: float, *, n: int = 1, n_tokens: int = N_TOKENS) -> None:
