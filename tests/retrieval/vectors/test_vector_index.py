@@ -289,7 +289,7 @@ def test_a_filtered_search_compares_with_the_allowed_rows_alone_where_that_is_ch
 
 
 def test_the_cheaper_way_is_exact(vectors, queries, built):
-    rows = np.arange(0, 2000, 20)  # 100, below 2000 / 51 cells times 3
+    rows = np.arange(0, 2000, 20)  # 100: few
     index = built["ivf_pq"].with_settings(nprobe=3, refine_factor=1)
     hits = index.search(queries, 10, allowed=RowSet.of(rows, 2000))
     np.testing.assert_array_equal(hits.ids, rows[exact(queries, vectors[rows], 10)])

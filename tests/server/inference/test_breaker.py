@@ -4,7 +4,7 @@ import pytest
 
 from corpus.errors import DeadlineExceeded
 from rerank.scorer import PairScorer
-from server.inference.breaker import Breaker
+from server.inference.breaker import N_FAILURES, Breaker
 from server.pipeline import Pipeline
 from server.stages.ranking import DegradationReason, Run, SearchTask
 from tests.server.gates import QUERY, eventually
@@ -122,6 +122,20 @@ def test_too_little_time_is_no_failure_of_the_reranker(bundle, monkeypatch, busy
             pipeline.search(SearchTask(query=QUERY, retrieval_depth=40, rerank_depth=10), run)
         assert [degradation.reason for degradation in run.degraded] == [DegradationReason.DEADLINE]
     assert not pipeline.breakers.reranker.is_open
+
+
+def test_a_slow_reranker_that_read_nothing_is_neither_broken_nor_mended(bundle, monkeypatch):
+    monkeypatch.setattr(PairScorer, "patience_s", lambda *_: 0.0)
+    pipeline = Pipeline(bundle, Histories())
+    pipeline.breakers.history.note(failed=False)
+    breaker = pipeline.breakers.reranker
+    for _ in range(N_FAILURES - 1):
+        breaker.note(failed=True)
+    for _ in range(4):
+        assert DegradationReason.RERANKER_SLOW in reasons(pipeline)
+        assert not breaker.is_open
+    breaker.note(failed=True)
+    assert breaker.is_open  # those before count
 
 
 def test_a_reranker_that_does_not_come_back_is_left_alone(bundle, monkeypatch):
