@@ -36,6 +36,7 @@ from retrieval.vectors.index_tuning import (
     cheapest,
     exact_hits,
     measure_recall,
+    narrow,
     sweep,
     with_point,
 )
@@ -175,10 +176,9 @@ def _measure_kind(
         built.save(Path(folder) / "index")
         stored = (Path(folder) / "index").stat().st_size
     beside = vectors.nbytes if config.kind == "hnsw" else 0  # its links lie over the embeddings
-    # on its way to the higher recall a sweep passes the cheapest settings of the lower one
-    curve = list(sweep(built, tuning, TARGETS[-1], config))
     at, exact = {}, exact_hits(built, held_out)
     for target in TARGETS:
+        curve = sweep(built, tuning, target, config)
         if point := cheapest(curve, target):
             tuned = with_point(built, point)
             at[f"{target:g}"] = {
@@ -210,24 +210,28 @@ def _measure_peer(vectors: FloatArray, queries: tuple[FloatArray, FloatArray]) -
         scores = np.einsum("qd,qkd->qk", queries[half], vectors[rows])
         return float(np.mean(scores >= exact[half] - TIE_TOLERANCE))
 
-    curve = []
-    for breadth in BREADTHS:
+    def recall_of(breadth: int) -> float:
         graph.set_breadth(breadth)
-        curve.append({"ef_search": breadth, "recall": recall(0)})
-        if curve[-1]["recall"] >= TARGETS[-1]:
+        return recall(0)
+
+    recalls: dict[int, float] = {}
+    for breadth in BREADTHS:
+        recalls[breadth] = recall_of(breadth)
+        if recalls[breadth] >= TARGETS[-1]:
             break
     at = {}
     for target in TARGETS:
-        if reaching := [int(point["ef_search"]) for point in curve if point["recall"] >= target]:
-            graph.set_breadth(reaching[0])
+        if reaching := next((breadth for breadth, found in recalls.items() if found >= target), None):
+            short = max((breadth for breadth in recalls if breadth < reaching), default=0)
+            chosen = narrow(short, reaching, target, recall_of)
+            graph.set_breadth(chosen)
             at[f"{target:g}"] = {
-                "setting": f"ef_search = {reaching[0]}",
+                "setting": f"ef_search = {chosen}",
                 "recall": round(recall(1), 4),
                 **timings(partial(graph.search, k=RECALL_DEPTH), held_out),
             }
     return {
         "build_s": round(build_s, 1),
         "bytes_per_item": round(graph.size_bytes / len(vectors), 1),
-        "curve": curve,
         "at": at,
     }

@@ -24,8 +24,7 @@ from indexer.manifest import MANIFEST_FILE
 from indexer.verify import hash_files
 from rerank.inputs import PassageTokens
 from retrieval.lexical.lexical_index import LexicalIndex
-from retrieval.vectors.index_tuning import tune
-from retrieval.vectors.vector_index import VectorIndex
+from retrieval.vectors.index_tuning import build_tuned
 
 CHOSEN_BY_BUILDS = {"kind": "auto", "ef_search": None, "nprobe": None, "refine_factor": None}
 PER_ITEM = (ITEMS_FILE, VECTORS_FILE, VECTOR_INDEX_FILE, LEXICAL_FOLDER, PASSAGES_FOLDER, BEHAVIOUR_FOLDER)
@@ -69,9 +68,9 @@ def serving_store(
         np.save(target / VECTORS_FILE, np.ascontiguousarray(vectors), allow_pickle=False)
         (folder / "extended.npy").unlink()
         kind = bundle.stage.index.model_copy(update=CHOSEN_BY_BUILDS)
-        index = VectorIndex.build(np.asarray(vectors), kind)
-        index.save(target / VECTOR_INDEX_FILE)
-        tuned = tune(index, bundle.retriever.encoder.encode(queries), BuildConfig().min_ann_recall, kind)
+        asked = bundle.retriever.encoder.encode(queries)
+        tuned = build_tuned(np.asarray(vectors), asked, BuildConfig().min_ann_recall, kind)
+        tuned.index.save(target / VECTOR_INDEX_FILE)
         stage = bundle.stage.model_copy(update={"index": tuned.index.config})
         LexicalIndex.build(items, bundle.stage.lexical, target / LEXICAL_FOLDER)
         bundle.behaviour.extended(n_items).save(target / BEHAVIOUR_FOLDER)

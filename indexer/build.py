@@ -54,8 +54,7 @@ from retrieval.lexical.lexical_index import LexicalIndex
 from retrieval.model_info import MODEL_FOLDER as RETRIEVER_MODEL
 from retrieval.passages import passage_texts, passages
 from retrieval.retriever import Retriever
-from retrieval.vectors.index_tuning import Tuned, tune
-from retrieval.vectors.vector_index import VectorIndex
+from retrieval.vectors.index_tuning import Tuned, build_tuned
 
 logger = logging.getLogger(__name__)
 
@@ -109,13 +108,10 @@ def build_bundle(
         logger.info("bundle %s: embedding %d items", site.version, len(plan.items))
         embedded = _embed(plan, workspace, site.folder, ray)
         logger.info("bundle %s: building both indexes, exporting the query encoder", site.version)
-        retriever, used = _write_first_stage(plan, embedded, workspace, site.folder)
+        retriever, tuned, used = _write_first_stage(plan, embedded, workspace, site.folder)
         if plan.models.reranker is not None:
             logger.info("bundle %s: tokenising passages, exporting the reranker", site.version)
             _write_second_stage(plan, retriever, site.folder)
-        logger.info("bundle %s: measuring", site.version)
-        tuned, n_recall_queries = _measure(plan, retriever)
-        retriever = retriever.with_vector_index(tuned.index)
         built = Built(
             version=site.version,
             parent=current_version(workspace.bundles),
@@ -129,7 +125,7 @@ def build_bundle(
             retriever=retriever,
             item_encoder_fingerprint=embedded.fingerprint,
             tuned=tuned,
-            n_recall_queries=n_recall_queries,
+            n_recall_queries=len(plan.asked),
             data_fingerprint=plan.prepared.fingerprint,
             live_sequence=plan.live_sequence,
         )
@@ -162,7 +158,12 @@ class _Plan:
     stage: RetrieverConfig  # resolved: see TrainedModels.retriever_config
     config: BuildConfig
     searches: list[Example]  # real ones, to trace and calibrate with
-    judged: list[Example]  # of the validation split, to compare precisions and settings of the index on
+    judged: list[Example]  # of the validation split, to compare precisions on
+
+    @property
+    def asked(self) -> list[Example]:
+        """What the vector index is tuned for: searches of the validation split, else of training, else titles."""
+        return self.judged or self.searches
 
 
 def _plan(workspace: Workspace, wanted: RetrieverConfig, config: BuildConfig, models: TrainedModels) -> _Plan:
@@ -202,10 +203,11 @@ def _embed(plan: _Plan, workspace: Workspace, folder: Path, ray: str | None) -> 
 
 def _write_first_stage(
     plan: _Plan, embedded: EmbeddedCatalogue, workspace: Workspace, folder: Path
-) -> tuple[Retriever, BuildConfig]:
-    """Return what was written, and the configuration with the precisions that were chosen."""
-    vector_index = VectorIndex.build(embedded.report.vectors, plan.stage.index)
-    vector_index.save(folder / VECTOR_INDEX_FILE)
+) -> tuple[Retriever, Tuned, BuildConfig]:
+    """Return what was written, its vector index as tuned, and the configuration with the precisions that were chosen.
+
+    Raises if the index does not find enough.
+    """
     lexical_index = LexicalIndex.build(plan.items, plan.stage.lexical, folder / LEXICAL_FOLDER)
     precision = put_query_encoder(
         plan.models.retriever_folder,
@@ -234,6 +236,9 @@ def _write_first_stage(
         dim=plan.stage.dim,
         n_threads=None,
     )
+    asked = encoder.encode([search.query for search in plan.asked])
+    tuned = build_tuned(embedded.report.vectors, asked, plan.config.min_ann_recall, plan.stage.index)
+    tuned.index.save(folder / VECTOR_INDEX_FILE)
     # of all splits: what is held back from the models to judge them by is the newest that the store knows
     pairs, exposure = plan.prepared.pairs(*SPLITS), plan.prepared.exposure(*SPLITS)
     behaviour = Behaviour.build(
@@ -247,7 +252,7 @@ def _write_first_stage(
         most=plan.config.max_suggestions,
     ).save(folder / SUGGESTIONS_FILE)
     weights = plan.models.retriever.fusion.resolved(plan.stage.fusion)
-    return Retriever(encoder, vector_index, lexical_index, weights, behaviour.queries), used
+    return Retriever(encoder, tuned.index, lexical_index, weights, behaviour.queries), tuned, used
 
 
 def _write_second_stage(plan: _Plan, retriever: Retriever, folder: Path) -> None:
@@ -273,17 +278,6 @@ def _write_second_stage(plan: _Plan, retriever: Retriever, folder: Path) -> None
         (folder / BLEND_FOLDER).mkdir()
         for name in (FIRST_FILE, SECOND_FILE, BLEND_FILE):
             shutil.copyfile(plan.models.blend_folder / name, folder / BLEND_FOLDER / name)
-
-
-def _measure(plan: _Plan, retriever: Retriever) -> tuple[Tuned, int]:
-    """Return the vector index, searched as broadly as it must be, and how many queries told so.
-
-    Raises if anything is not good enough.
-    """
-    queries = [example.query for example in plan.judged or plan.searches]
-    embeddings = retriever.encoder.encode(queries)
-    tuned = tune(retriever.vector_index, embeddings, plan.config.min_ann_recall, plan.stage.index)
-    return tuned, len(queries)
 
 
 def _sample_searches(prepared: Prepared, n: int) -> list[Example]:

@@ -73,10 +73,6 @@ class Retriever:
         """Return a retriever over the same parts with other weights."""
         return Retriever(self.encoder, self.vector_index, self.lexical_index, weights, self.query_log)
 
-    def with_vector_index(self, vector_index: VectorIndex) -> "Retriever":
-        """Return a retriever that looks its vectors up in another index of the same catalogue."""
-        return Retriever(self.encoder, vector_index, self.lexical_index, self.weights, self.query_log)
-
     def with_encoder(self, encoder: TextEncoder) -> "Retriever":
         """Return a retriever over the same parts whose queries another encoder of the same numbers embeds."""
         return Retriever(encoder, self.vector_index, self.lexical_index, self.weights, self.query_log)

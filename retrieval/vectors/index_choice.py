@@ -19,7 +19,7 @@ The choice on a CPU (``choose_kind``), each step only if it fits the memory budg
 
 1. up to 20,000 items: ``flat``. A scan takes a few milliseconds, and is exact.
 2. up to 2 million items: ``hnsw``, else ``hnsw_sq8``: the fastest to search. Graphs of more take hours to build.
-3. ``ivf_pq``: the smallest.
+3. ``ivf_pq``: the smallest; also where a graph turns out not to reach the recall (``index_tuning.build_tuned``).
 
 On a GPU it is ``flat``, whose 2d bytes per item (16-bit floats) lie in the GPU's memory: a scan runs at its bandwidth.
 """
@@ -39,6 +39,7 @@ TRAINING_POINTS = 39  # least per cell, FAISS's own bound for k-means
 
 GRAPHS: tuple[IndexKind, ...] = ("hnsw", "hnsw_sq8")
 CELLS: tuple[IndexKind, ...] = ("ivf_flat", "ivf_pq", "ivf_rabitq")
+BEHIND_GRAPHS: IndexKind = "ivf_pq"
 COMPRESSED: tuple[IndexKind, ...] = ("flat_fp16", "sq8", "hnsw_sq8", "ivf_pq", "ivf_rabitq")
 
 
@@ -113,5 +114,5 @@ def memory_bytes() -> int:
 
 def _candidates(n_items: int) -> Sequence[IndexKind]:
     if n_items <= MOST_SCANNED:
-        return ("flat", "ivf_pq")
-    return (*GRAPHS, "ivf_pq") if n_items <= MOST_LINKED else ("ivf_pq",)
+        return ("flat", BEHIND_GRAPHS)
+    return (*GRAPHS, BEHIND_GRAPHS) if n_items <= MOST_LINKED else (BEHIND_GRAPHS,)

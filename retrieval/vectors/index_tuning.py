@@ -3,20 +3,23 @@
 A search has up to two settings: how far it looks (``ef_search`` of a graph, ``nprobe`` of cells) and, if the index
 holds compressed embeddings, how many rows are scored again (``refine_factor``). Both cost more the greater they are, so
 what a setting that reaches the recall undercuts in both is never tried. Of those that reach it, and of which none
-undercuts another, the one that answered fastest is kept; with a single setting that is the smallest number.
+undercuts another, the one that answered fastest is kept; with a single setting that is the smallest number. Breadths
+are doubled until one reaches the recall, and then halved in on between that one and the one before.
 """
 
 import logging
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from corpus.errors import ArtefactError
 from retrieval.arrays import FloatArray
 from retrieval.config import VectorIndexConfig
-from retrieval.vectors.index_choice import CELLS, COMPRESSED, GRAPHS
+from retrieval.vectors.index_choice import BEHIND_GRAPHS, CELLS, COMPRESSED, GRAPHS
 from retrieval.vectors.index_kinds import one_thread
 from retrieval.vectors.tuning_point import SETTINGS, TuningPoint
 from retrieval.vectors.vector_index import TUNED_DEPTH, VectorHits, VectorIndex
@@ -27,7 +30,8 @@ RECALL_DEPTH = TUNED_DEPTH
 TIE_TOLERANCE = 1e-6  # of cosines in float32: items of equal text are one as good as the other
 N_TIMED = 50  # queries, one by one, as they come in serving
 BREADTHS = (64, 128, 256, 512, 1024, 2048)  # of a graph's search
-REFINE_FACTORS = (1, 2, 4, 8, 16, 32)
+REFINE_FACTORS = (1, 2, 4, 8, 16, 32, 64)
+HALVINGS = 2  # between a breadth that falls short and its double: what is left is a step of a fifth
 PLATEAU = 0.001  # recall that doubling one setting must bring: less, and the other one is what limits it
 
 
@@ -38,6 +42,33 @@ class Tuned:
     index: VectorIndex
     chosen: TuningPoint
     curve: tuple[TuningPoint, ...]  # all that was measured, in that order
+
+
+def build_tuned(vectors: FloatArray, queries: FloatArray, minimum: float, wanted: VectorIndexConfig) -> Tuned:
+    """Index embeddings, and search them as broadly as it takes.
+
+    Where the kind is left to choose, a graph that cannot reach the recall gives way to cells: among hundreds of items
+    that are nearly one, links lead to nobody else.
+
+    Args:
+        vectors: float32 (n, dim), L2-normalised; kept, not copied.
+        queries: float32 (n_queries, dim), L2-normalised; at least one.
+        minimum: ann_recall@100 to reach.
+        wanted: As configured.
+    Raises:
+        ArtefactError: If no setting reaches it.
+        DimensionMismatch, InputError, ConfigError, DeviceUnavailable: As ``VectorIndex.build``.
+    """
+    index = VectorIndex.build(vectors, wanted)
+    try:
+        return tune(index, queries, minimum, wanted)
+    except ArtefactError as exc:
+        if wanted.kind != "auto" or index.config.kind not in GRAPHS:
+            raise
+        logger.warning("%s gives way to %s: %s", index.config.kind, BEHIND_GRAPHS, exc)
+    del index
+    cells = wanted.model_copy(update={"kind": BEHIND_GRAPHS})
+    return tune(VectorIndex.build(vectors, cells), queries, minimum, cells)
 
 
 def exact_hits(index: VectorIndex, queries: FloatArray) -> VectorHits:
@@ -75,7 +106,7 @@ def tune(index: VectorIndex, queries: FloatArray, minimum: float, wanted: Vector
     Raises:
         ArtefactError: If no setting does.
     """
-    curve = tuple(sweep(index, queries, minimum, wanted))
+    curve = sweep(index, queries, minimum, wanted)
     chosen = cheapest(curve, minimum)
     if chosen is None:
         best = max(reversed(curve), key=lambda point: point.recall)
@@ -84,40 +115,64 @@ def tune(index: VectorIndex, queries: FloatArray, minimum: float, wanted: Vector
             f"with {best.text()}; {_remedy(index.config, wanted)}"
         )
     logger.info("ann_recall@%d of %g takes %s", RECALL_DEPTH, minimum, chosen.text())
-    return Tuned(index=with_point(index, chosen), chosen=chosen, curve=curve)
+    return Tuned(index=with_point(index, chosen), chosen=chosen, curve=tuple(curve))
 
 
-def sweep(index: VectorIndex, queries: FloatArray, minimum: float, wanted: VectorIndexConfig) -> Iterator[TuningPoint]:
+def sweep(index: VectorIndex, queries: FloatArray, minimum: float, wanted: VectorIndexConfig) -> list[TuningPoint]:
     """Measure settings from narrow to broad, as far as they may be the cheapest; see ``tune``."""
     exact = exact_hits(index, queries)
+    curve: list[TuningPoint] = []
+
+    def measured(breadth: int, refine: int | None) -> float:
+        tried = index.with_settings(ef_search=breadth or None, nprobe=breadth or None, refine_factor=refine)
+        settings = {name: getattr(tried.config, name) for name in SETTINGS}
+        recall = measure_recall(tried, queries, exact)
+        curve.append(TuningPoint(**settings, recall=recall, ms_per_query=round(milliseconds(tried, queries), 4)))
+        return recall
+
     bound: int | None = None  # the narrowest breadth that reached the minimum so far
     found: dict[int, float] = {}  # recall of each breadth when it was measured last
     saturated: set[int] = set()  # breadths that a greater factor does not help: what is near is not even looked at
     for refine in _refine_factors(index, wanted):
         before = 0.0
+        short = 0  # the broadest that falls short with this factor
         for breadth in _breadths(index, wanted, RECALL_DEPTH * (refine or 1)):
             if bound is not None and breadth >= bound:
                 break
             if breadth in saturated:
+                short = breadth
                 continue
-            tried = index.with_settings(ef_search=breadth or None, nprobe=breadth or None, refine_factor=refine)
-            recall = measure_recall(tried, queries, exact)
-            yield TuningPoint(
-                ef_search=tried.config.ef_search,
-                nprobe=tried.config.nprobe,
-                refine_factor=tried.config.refine_factor,
-                recall=recall,
-                ms_per_query=round(milliseconds(tried, queries), 4),
-            )
+            recall = measured(breadth, refine)
             if recall < found.get(breadth, 0.0) + PLATEAU:
                 saturated.add(breadth)
             found[breadth] = recall
             if recall >= minimum:
-                bound = breadth
+                bound = narrow(short, breadth, minimum, partial(measured, refine=refine))
                 break
             if refine is not None and before > 0 and recall < before + PLATEAU:
                 break
-            before = recall
+            before, short = recall, breadth
+    return curve
+
+
+def narrow(short: int, reaching: int, minimum: float, recall_of: Callable[[int], float]) -> int:
+    """Return the narrowest breadth that is found to reach a recall.
+
+    Args:
+        short: A breadth that does not; 0: none is known, and the other one is returned.
+        reaching: One that does.
+        minimum: The recall.
+        recall_of: Measures that of a breadth between them.
+    """
+    for _ in range(HALVINGS):
+        middle = round(math.sqrt(short * reaching))
+        if not short < middle < reaching:
+            break
+        if recall_of(middle) >= minimum:
+            reaching = middle
+        else:
+            short = middle
+    return reaching
 
 
 def cheapest(curve: Sequence[TuningPoint], minimum: float) -> TuningPoint | None:

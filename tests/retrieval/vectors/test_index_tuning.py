@@ -5,7 +5,7 @@ import pytest
 
 from corpus.errors import ArtefactError
 from retrieval.config import VectorIndexConfig
-from retrieval.vectors.index_tuning import cheapest, measure_recall, sweep, tune
+from retrieval.vectors.index_tuning import build_tuned, cheapest, measure_recall, narrow, sweep, tune
 from retrieval.vectors.tuning_point import TuningPoint
 from retrieval.vectors.vector_index import VectorHits, VectorIndex
 
@@ -96,7 +96,7 @@ def test_the_setting_kept_reaches_the_minimum_and_no_cheaper_one_does(vectors, k
 
 def test_a_setting_that_is_configured_is_kept(codes):
     config = VectorIndexConfig(kind="ivf_pq", nprobe=60)
-    points = list(sweep(codes, QUERIES, 0.9, config))
+    points = sweep(codes, QUERIES, 0.9, config)
     assert {each.nprobe for each in points} == {60}
     assert [each.refine_factor for each in points] == [1, 2, 4, 8][: len(points)]
     assert points[-1].recall >= 0.9 > points[-2].recall
@@ -105,12 +105,14 @@ def test_a_setting_that_is_configured_is_kept(codes):
 
 
 def test_no_setting_is_measured_that_cannot_be_the_cheapest(codes):
-    points = list(sweep(codes, QUERIES, 0.99, VectorIndexConfig(kind="ivf_pq")))
+    points = sweep(codes, QUERIES, 0.99, VectorIndexConfig(kind="ivf_pq"))
     settings = [(each.refine_factor, each.nprobe) for each in points]
     assert len(settings) == len(set(settings)) < 6 * 8
     reached = [each for each in points if each.recall >= 0.99]
     assert reached
     assert all(later.nprobe < first.nprobe for first, later in pairwise(reached))
+    doubled = {1, 2, 4, 8, 16, 32, 64, codes.n_cells}
+    assert len({each.nprobe for each in points} - doubled) >= 2  # narrowed between two of them
     # one cell has what it has: once a greater factor found no more there, no still greater one is tried
     single = [each.recall for each in points if each.nprobe == 1]
     assert len(single) <= 3
@@ -132,3 +134,36 @@ def test_too_little_recall_is_refused_with_the_remedy(vectors):
     narrow = config.model_copy(update={"ef_search": 100})
     with pytest.raises(ArtefactError, match=r"with ef_search = 100; leave retriever\.index\.ef_search to the build"):
         tune(index, QUERIES, 1.0, narrow)
+
+
+@pytest.mark.parametrize(
+    ("needed", "found", "tried"),
+    [(1025, 1218, [1448, 1218]), (1300, 1448, [1448, 1218]), (1500, 1722, [1448, 1722]), (2048, 2048, [1448, 1722])],
+)
+def test_a_breadth_is_narrowed_between_one_that_falls_short_and_its_double(needed, found, tried):
+    asked = []
+
+    def recall_of(breadth):
+        asked.append(breadth)
+        return 0.99 if breadth >= needed else 0.98
+
+    assert narrow(1024, 2048, 0.99, recall_of) == found
+    assert asked == tried
+
+
+@pytest.mark.parametrize(("short", "reaching"), [(0, 1), (0, 64), (1, 2)])
+def test_where_there_is_nothing_between_nothing_is_measured(short, reaching):
+    assert narrow(short, reaching, 0.99, lambda breadth: pytest.fail(f"measured {breadth}")) == reaching
+
+
+def test_a_graph_that_falls_short_gives_way_to_cells_if_the_kind_is_left_to_choose(caplog):
+    vectors = unit_vectors(20_001, 24, 3)  # the fewest for a graph
+    config = VectorIndexConfig(m=2, ef_construction=4)
+    tuned = build_tuned(vectors, QUERIES, 0.9, config)
+    assert tuned.index.config.kind == "ivf_pq"
+    assert tuned.chosen.recall >= 0.9
+    assert tuned.chosen.nprobe is not None
+    assert "hnsw gives way to ivf_pq: expected ann_recall@100 of at least 0.9" in caplog.text
+    with pytest.raises(ArtefactError, match=r"at least 0\.9 "):
+        build_tuned(vectors, QUERIES, 0.9, config.model_copy(update={"kind": "hnsw"}))
+    assert build_tuned(vectors, QUERIES, 0.9, VectorIndexConfig()).index.config.kind == "hnsw"
