@@ -104,8 +104,7 @@ class BatchingScorer(PairScorer):
 
     def patience_s(self, n_tokens: int) -> float:
         """See ``PairScorer.patience_s``."""
-        patience_s = self._pace.patience_s(n_tokens)
-        return math.inf if patience_s is None else patience_s
+        return self._pace.patience_s(n_tokens)
 
     def heads(self, pairs: Pairs) -> FloatArray:
         """See ``PairScorer.heads``.

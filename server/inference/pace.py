@@ -1,5 +1,6 @@
 """How fast a model runs, and whether that is far slower than it has been."""
 
+import math
 from collections import deque
 from statistics import median
 
@@ -32,6 +33,6 @@ class Pace:
         self._usual = min(self._usual or present, present)
         self._is_slow = min(self._recent) > SLOW * self._usual
 
-    def patience_s(self, n_tokens: int) -> float | None:
-        """Return how many seconds are enough to wait for so many tokens, if runs now take far longer; None if not."""
-        return max(LEAST_S, self._usual * (n_tokens + SETUP_TOKENS)) if self._is_slow else None
+    def patience_s(self, n_tokens: int) -> float:
+        """Return how many seconds are enough to wait for so many tokens, if runs now take far longer; else infinity."""
+        return max(LEAST_S, self._usual * (n_tokens + SETUP_TOKENS)) if self._is_slow else math.inf
