@@ -131,9 +131,9 @@ def test_too_little_recall_is_refused_with_the_remedy(vectors):
     index = VectorIndex.build(vectors, config)
     with pytest.raises(ArtefactError, match=r"at least 1 .* got 0\.\d+ with ef_search = 2048; raise .*ef_construction"):
         tune(index, QUERIES, 1.0, config)
-    narrow = config.model_copy(update={"ef_search": 100})
+    named = config.model_copy(update={"ef_search": 100})
     with pytest.raises(ArtefactError, match=r"with ef_search = 100; leave retriever\.index\.ef_search to the build"):
-        tune(index, QUERIES, 1.0, narrow)
+        tune(index, QUERIES, 1.0, named)
 
 
 @pytest.mark.parametrize(
