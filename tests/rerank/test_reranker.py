@@ -1,6 +1,5 @@
 import logging
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +9,11 @@ from corpus.events import EventType, HistoryEvent
 from corpus.items import ItemTable
 from corpus.prepared import Prepared
 from rerank.blend import Blend
+from rerank.config import RerankerConfig
 from rerank.inputs import PassageTokens
-from rerank.model_info import RerankerModelInfo
 from rerank.reranker import DEADLINE, FAILED, FIRST_CHUNK, SLOW, Reranker, join_reranker
 from rerank.scorer import Pairs, PairScorer, open_torch_scorer
+from rerank.train import train_reranker
 from retrieval.passages import passages
 from tests.rerank.scripted import CONFIG, N_ITEMS, SECONDS_PER_PAIR, candidates, check, check_order
 
@@ -326,11 +326,15 @@ def test_passages_of_another_catalogue_are_refused(build, tiny_items: ItemTable)
 
 
 @pytest.fixture(scope="module")
-def tuned(trained: Path, trained_info: RerankerModelInfo, tiny_items: ItemTable) -> Reranker:
-    scorer = open_torch_scorer(trained, device="cpu")
-    config = trained_info.config
+def tuned(tasteful: Prepared, word_retriever, tiny_config: RerankerConfig, tiny_items: ItemTable, tmp_path_factory):
+    """Trained longer than ``trained``, whose taste hangs on the processor's arithmetic."""
+    train = tiny_config.train.model_copy(update={"epochs": 20, "patience": 20})
+    config = tiny_config.model_copy(update={"train": train})
+    folder = tmp_path_factory.mktemp("tuned") / "v1"
+    info = train_reranker(tasteful, word_retriever, config, folder, retriever_fingerprint="retriever")
+    scorer = open_torch_scorer(folder, device="cpu")
     tokens = PassageTokens.build(scorer.tokenizer, passages(tiny_items, config.item_fields), config.max_item_tokens)
-    return join_reranker(scorer, tokens, tiny_items, config, trained_info.score_weights)
+    return join_reranker(scorer, tokens, tiny_items, config, info.score_weights)
 
 
 def test_history_moves_the_shoppers_brand_up(
@@ -348,8 +352,7 @@ def test_history_moves_the_shoppers_brand_up(
             answer = tuned.rerank(example.query, history, found)
             firsts.append(brand_of[found.rows[answer.order[0]]] == brand)
     assert np.mean(first_without) < 0.4  # five brands: what a guess gets
-    # how far a model of this size learns within seconds hangs on the processor's arithmetic: .45 beside .175 on one
-    assert np.mean(first_with) > np.mean(first_without) + 0.2
+    assert np.mean(first_with) > 0.5
 
 
 def test_an_answer_is_the_same_in_chunks_and_at_once(tuned: Reranker, word_retriever):
