@@ -8,11 +8,11 @@ Bytes per item, d the width of an embedding and m the links per item of a graph 
     hnsw        4d + 8m + 16     the embeddings and the graph: 2m links at the bottom, about one above, offset, level
     hnsw_sq8    d + 8m + 16
     ivf_flat    4d + 8           the embeddings in the order of the cells, and their rows
-    ivf_pq      d/8 + 8          4 bits for every 4 numbers
+    ivf_pq      p/2 + 8          4 bits for each of p parts (``n_subvectors``: 64 of 384 numbers)
     ivf_rabitq  d/8 + 16         a bit for every number, two factors, and the row
 
-The cells' centres, 4d each, come on top of the last three: one cell per so many items that they weigh under 1 % of
-``ivf_flat`` from a million items on. Beside all kinds but the flat one and the graph of whole embeddings, which must
+The cells' centres come on top of the last three: 4d each, of ``ivf_pq`` d each, and 4d² for its rotation. A million items
+by 384 numbers in 8,192 cells have 3 bytes each of them beside ``ivf_pq``. Beside all kinds but the flat one and the graph of whole embeddings, which must
 have them in memory, the exact embeddings (4d per item) stay on the disk, mapped; only rows that are rescored are read.
 
 The choice on a CPU (``choose_kind``), each step only if it fits the memory budget:
@@ -44,19 +44,24 @@ COMPRESSED: tuple[IndexKind, ...] = ("flat_fp16", "sq8", "hnsw_sq8", "ivf_pq", "
 
 
 def n_cells(n_items: int) -> int:
-    """Return how many cells an IVF index has: the power of two nearest to 3√n, with 39 items per cell at least.
+    """Return how many cells an IVF index has: the power of two nearest to 10√n, with 39 items per cell at least.
 
-    FAISS's guidelines say 4√n to 16√n; fewer here, since to find the centres takes time in proportion to their square,
-    and every item is compared with every centre once: at 10 million items by 384 numbers, 8,192 cells take 83 TFLOP.
+    FAISS's guidelines say 4√n to 16√n. The more cells, the fewer items have to be looked at, and the longer it takes to
+    find the centres and the nearest of them: every item is compared with every centre once, a sample of 39 per cell
+    ``TRAINING_ROUNDS`` times, which at 10 million items by 384 numbers in 32,768 cells takes 410 TFLOP.
     """
     if n_items < TRAINING_POINTS:
         return 1
-    return int(min(2 ** round(math.log2(3 * math.sqrt(n_items))), n_items // TRAINING_POINTS))
+    return int(min(2 ** round(math.log2(10 * math.sqrt(n_items))), n_items // TRAINING_POINTS))
 
 
 def n_subvectors(dim: int) -> int:
-    """Return into how many parts product quantisation cuts an embedding: of 4 numbers, or the next more that divide."""
-    return next(parts for parts in range(max(dim // 4, 1), 0, -1) if dim % parts == 0)
+    """Return into how many parts product quantisation cuts an embedding: of 6 numbers, or 64, or of 4 numbers.
+
+    The larger of the first and the lesser of the others, or the next fewer that divide the embedding.
+    """
+    most = max(dim // 6, min(dim // 4, 64), 1)
+    return next(parts for parts in range(most, 0, -1) if dim % parts == 0)
 
 
 def bytes_per_item(kind: IndexKind, dim: int, m: int) -> float:

@@ -25,7 +25,8 @@ Structure = Any  # a FAISS index
 
 TRAINING_SEED = 0
 MOST_TRAINING = 100_000  # embeddings that decide the ranges of 8-bit numbers and, beyond cells, codebooks
-TRAINING_ROUNDS = 10  # of k-means; FAISS's 25 move the centres hardly any further
+TRAINING_ROUNDS = 5  # of k-means; FAISS's 25 move the centres hardly any further
+ROTATION_ROUNDS = 5  # of the rotation before codes; FAISS's 50 take ten times as long and find no more
 ADDED_ROWS = 65_536  # at one time: embeddings mapped from a file need not fit the memory
 N_CODES = 16  # of 4 bits
 
@@ -35,7 +36,7 @@ _FACTORY = {
     "hnsw": "HNSW{m},Flat",
     "hnsw_sq8": "HNSW{m},SQ8",
     "ivf_flat": "IVF{cells},Flat",
-    "ivf_pq": "IVF{cells},PQ{parts}x4fs",
+    "ivf_pq": "OPQ{parts},IVF{cells},PQ{parts}x4fs",
     "ivf_rabitq": "IVF{cells},RaBitQfs",
 }
 _CLASSES: dict[str, Any] = {
@@ -78,6 +79,8 @@ def build_structure(vectors: FloatArray, config: VectorIndexConfig) -> Structure
             _train(structure, vectors, config)
             for start in range(0, n, ADDED_ROWS):
                 structure.add(vectors[start : start + ADDED_ROWS])
+            if config.kind == "ivf_pq":
+                _shrink_centres(_cells(structure))
     except RuntimeError as exc:
         raise ConfigError(f"expected [retriever.index] settings that FAISS takes, got: {exc}") from exc
     return structure
@@ -113,9 +116,10 @@ def read_structure(path: Path, config: VectorIndexConfig, vectors: FloatArray) -
         structure: Structure = faiss.read_index(str(path), flags)
     except RuntimeError as exc:
         raise ArtefactError(f"expected a FAISS index at {path}, got: {exc}; build the bundle again") from exc
-    if not isinstance(structure, _CLASSES[config.kind]) or structure.metric_type != faiss.METRIC_INNER_PRODUCT:
+    searched = structure if (cells := _cells(structure)) is None else cells
+    if not isinstance(searched, _CLASSES[config.kind]) or structure.metric_type != faiss.METRIC_INNER_PRODUCT:
         raise ArtefactError(
-            f"expected an inner-product index of kind {config.kind} at {path}, got {type(structure).__name__}; "
+            f"expected an inner-product index of kind {config.kind} at {path}, got {type(searched).__name__}; "
             "build the bundle again"
         )
     if (structure.ntotal, structure.d) != vectors.shape:
@@ -146,9 +150,11 @@ def search_structure(
     options: Any
     if isinstance(structure, faiss.IndexHNSW):
         options = faiss.SearchParametersHNSW(efSearch=max(breadth.ef_search, k), sel=among)  # type: ignore[attr-defined]
-    elif isinstance(structure, faiss.IndexIVF):
-        nprobe = min(breadth.nprobe, structure.nlist)
+    elif (cells := _cells(structure)) is not None:
+        nprobe = min(breadth.nprobe, cells.nlist)
         options = faiss.SearchParametersIVF(nprobe=nprobe, sel=among)  # type: ignore[call-arg]
+        if cells is not structure:
+            options = faiss.SearchParametersPreTransform(index_params=options)  # type: ignore[call-arg]
     else:
         options = faiss.SearchParameters(sel=among)  # type: ignore[call-arg]
     scores, ids = structure.search(queries, k, params=options)
@@ -157,7 +163,8 @@ def search_structure(
 
 def cells_of(structure: Structure) -> int:
     """Return how many cells an IVF structure has; 1 for any other."""
-    return int(structure.nlist) if isinstance(structure, faiss.IndexIVF) else 1
+    cells = _cells(structure)
+    return 1 if cells is None else int(cells.nlist)
 
 
 @contextmanager
@@ -172,12 +179,19 @@ def one_thread() -> Iterator[None]:
 
 
 def _train(structure: Structure, vectors: FloatArray, config: VectorIndexConfig) -> None:
-    """Fit ranges, centres and codebooks to a sample of the embeddings."""
-    if config.kind in CELLS:
-        structure.cp.niter = TRAINING_ROUNDS
-        structure.cp.min_points_per_centroid = 1  # n_cells sees to it; FAISS would print a warning
+    """Fit rotations, ranges, centres and codebooks to a sample of the embeddings."""
+    if (cells := _cells(structure)) is not None:
+        cells.cp.niter = TRAINING_ROUNDS
+        cells.cp.min_points_per_centroid = 1  # n_cells sees to it; FAISS would print a warning
+    rotation = None
     if config.kind == "ivf_pq":
-        structure.pq.cp.min_points_per_centroid = 1
+        cells.by_residual = False  # see _shrink_centres
+        cells.pq.cp.min_points_per_centroid = 1
+        rotation = faiss.downcast_VectorTransform(structure.chain.at(0))
+        rotation.niter = ROTATION_ROUNDS
+        codes = faiss.ProductQuantizer(vectors.shape[1], rotation.M, cells.pq.nbits)  # FAISS's own prints the warning
+        codes.cp.min_points_per_centroid = 1
+        rotation.pq = codes  # borrowed while training
     wanted = max(TRAINING_POINTS * cells_of(structure), MOST_TRAINING)
     sample = vectors
     if wanted < len(vectors):
@@ -186,6 +200,29 @@ def _train(structure: Structure, vectors: FloatArray, config: VectorIndexConfig)
     if len(sample) < N_CODES:  # fewer embeddings than codes: k-means wants as many points as centres
         sample = np.resize(sample, (N_CODES, vectors.shape[1]))
     structure.train(sample)
+    if rotation is not None:
+        rotation.pq = None
+
+
+def _shrink_centres(cells: Structure) -> None:
+    """Let searches look for the nearest centres among 8-bit numbers: codes hold whole embeddings, not what is beside
+    a centre, so that these choose cells and nothing else.
+    """
+    centres = faiss.downcast_index(cells.quantizer)
+    small = faiss.IndexScalarQuantizer(cells.d, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
+    numbers = centres.reconstruct_n(0, cells.nlist)
+    small.train(numbers)
+    small.add(numbers)
+    cells.quantizer = small
+    small.this.disown()  # now the cells', as these were, which are freed here
+    centres.this.own(True)
+
+
+def _cells(structure: Structure) -> Structure:
+    """Return the part of a structure that has cells, which may stand behind a rotation; None if it has none."""
+    if isinstance(structure, faiss.IndexPreTransform):
+        structure = faiss.downcast_index(structure.index)
+    return structure if isinstance(structure, faiss.IndexIVF) else None
 
 
 def _lay_over(structure: Structure, vectors: FloatArray) -> None:

@@ -151,11 +151,12 @@ class VectorIndex:
         check_depth(k)
         if allowed is not None and allowed.n_items != len(self):
             raise InputError(f"expected rows of a catalogue of {len(self)} items, got ones of {allowed.n_items}")
-        k = min(k, len(self) if allowed is None else len(allowed))
+        n_allowed = len(self) if allowed is None else len(allowed)
+        k = min(k, n_allowed)
         if k == 0 or len(queries) == 0:
             shape = (len(queries), k)
             return VectorHits(ids=np.empty(shape, dtype=np.int64), scores=np.empty(shape, dtype=np.float32))
-        if exact or self._cheaper_exactly(allowed):
+        if exact or k == n_allowed or self._cheaper_exactly(allowed):  # who asks for all gets all
             scores, ids = self._search_exactly(queries, k, allowed)
         else:
             scores, ids = self._search_approximately(queries, k, allowed)
