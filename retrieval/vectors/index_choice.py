@@ -11,9 +11,10 @@ Bytes per item, d the width of an embedding and m the links per item of a graph 
     ivf_pq      p/2 + 8          4 bits for each of p parts (``n_subvectors``: 64 of 384 numbers)
     ivf_rabitq  d/8 + 16         a bit for every number, two factors, and the row
 
-The cells' centres come on top of the last three: 4d each, of ``ivf_pq`` d each, and 4d² for its rotation. A million items
-by 384 numbers in 8,192 cells have 3 bytes each of them beside ``ivf_pq``. Beside all kinds but the flat one and the graph of whole embeddings, which must
-have them in memory, the exact embeddings (4d per item) stay on the disk, mapped; only rows that are rescored are read.
+The cells' centres come on top of the last three: 4d each, of ``ivf_pq`` d/4 each, and 4d² for its rotation. A million
+items by 384 numbers in 8,192 cells have 13 bytes each of them, of ``ivf_pq`` one. Beside all kinds but the flat one and
+the graph of whole embeddings, which must have them in memory, the exact embeddings (4d per item) stay on the disk,
+mapped; only rows that are rescored are read.
 
 The choice on a CPU (``choose_kind``), each step only if it fits the memory budget:
 
@@ -56,12 +57,16 @@ def n_cells(n_items: int) -> int:
 
 
 def n_subvectors(dim: int) -> int:
-    """Return into how many parts product quantisation cuts an embedding: of 6 numbers, or 64, or of 4 numbers.
+    """Return into how many parts product quantisation cuts an embedding: 64 of 4 to 6 numbers.
 
-    The larger of the first and the lesser of the others, or the next fewer that divide the embedding.
+    Narrower embeddings have fewer parts of 4 numbers, wider ones more parts of 6.
     """
-    most = max(dim // 6, min(dim // 4, 64), 1)
-    return next(parts for parts in range(most, 0, -1) if dim % parts == 0)
+    return most_parts(dim, max(dim // 6, min(dim // 4, 64)))
+
+
+def most_parts(dim: int, bound: int) -> int:
+    """Return the largest number of equal parts of an embedding, up to a bound; at least 1."""
+    return next(parts for parts in range(max(bound, 1), 0, -1) if dim % parts == 0)
 
 
 def bytes_per_item(kind: IndexKind, dim: int, m: int) -> float:

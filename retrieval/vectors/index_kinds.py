@@ -2,8 +2,9 @@
 
 The exact embeddings are the caller's, in memory or mapped from ``vectors.npy``. ``flat`` has no structure beside them,
 and the file of ``hnsw`` holds the links alone, which are laid over those embeddings. All other kinds hold their own,
-smaller form of the embeddings, or, ``ivf_flat``, the same numbers in the order of its cells. Every file is mapped into
-memory, not read (``IO_FLAG_MMAP_IFC``): servers on one machine share its pages.
+smaller form of the embeddings, or, ``ivf_flat``, the same numbers in the order of its cells. Files are mapped into
+memory, not read (``IO_FLAG_MMAP_IFC``): servers on one machine share their pages. The codes of ``ivf_pq`` and
+``ivf_rabitq`` alone, in blocks as FAISS's fast scans want them, are read into each process.
 """
 
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from retrieval.arrays import FloatArray, IntArray
 from retrieval.config import VectorIndexConfig
 from retrieval.filtering.row_set import RowSet
 from retrieval.vectors.faiss_runtime import faiss
-from retrieval.vectors.index_choice import CELLS, GRAPHS, TRAINING_POINTS, n_cells, n_subvectors
+from retrieval.vectors.index_choice import GRAPHS, TRAINING_POINTS, most_parts, n_cells, n_subvectors
 
 Structure = Any  # a FAISS index
 
@@ -28,7 +29,8 @@ MOST_TRAINING = 100_000  # embeddings that decide the ranges of 8-bit numbers an
 TRAINING_ROUNDS = 5  # of k-means; FAISS's 25 move the centres hardly any further
 ROTATION_ROUNDS = 5  # of the rotation before codes; FAISS's 50 take ten times as long and find no more
 ADDED_ROWS = 65_536  # at one time: embeddings mapped from a file need not fit the memory
-N_CODES = 16  # of 4 bits
+CODE_BITS = 4  # what FAISS scans fast
+N_CODES = 2**CODE_BITS
 
 _FACTORY = {
     "flat_fp16": "SQfp16",
@@ -183,13 +185,13 @@ def _train(structure: Structure, vectors: FloatArray, config: VectorIndexConfig)
     if (cells := _cells(structure)) is not None:
         cells.cp.niter = TRAINING_ROUNDS
         cells.cp.min_points_per_centroid = 1  # n_cells sees to it; FAISS would print a warning
-    rotation = None
+    rotation: Any = None
     if config.kind == "ivf_pq":
         cells.by_residual = False  # see _shrink_centres
         cells.pq.cp.min_points_per_centroid = 1
         rotation = faiss.downcast_VectorTransform(structure.chain.at(0))
         rotation.niter = ROTATION_ROUNDS
-        codes = faiss.ProductQuantizer(vectors.shape[1], rotation.M, cells.pq.nbits)  # FAISS's own prints the warning
+        codes = faiss.ProductQuantizer(vectors.shape[1], rotation.M, CODE_BITS)  # FAISS's own prints the warning
         codes.cp.min_points_per_centroid = 1
         rotation.pq = codes  # borrowed while training
     wanted = max(TRAINING_POINTS * cells_of(structure), MOST_TRAINING)
@@ -205,13 +207,18 @@ def _train(structure: Structure, vectors: FloatArray, config: VectorIndexConfig)
 
 
 def _shrink_centres(cells: Structure) -> None:
-    """Let searches look for the nearest centres among 8-bit numbers: codes hold whole embeddings, not what is beside
-    a centre, so that these choose cells and nothing else.
+    """Let searches look for the nearest centres among codes of 4 bits for 2 numbers, instead of the embeddings.
+
+    The codes of items are of whole embeddings, not of what is beside a centre, so that centres choose cells and nothing
+    else. Comparing with 8,192 centres by 384 numbers takes .45 ms, with their codes .06.
     """
-    centres = faiss.downcast_index(cells.quantizer)
-    small = faiss.IndexScalarQuantizer(cells.d, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
+    centres: Any = faiss.downcast_index(cells.quantizer)
+    small: Any = faiss.IndexPQFastScan(
+        cells.d, most_parts(cells.d, cells.d // 2), CODE_BITS, faiss.METRIC_INNER_PRODUCT
+    )
+    small.pq.cp.min_points_per_centroid = 1
     numbers = centres.reconstruct_n(0, cells.nlist)
-    small.train(numbers)
+    small.train(np.resize(numbers, (max(len(numbers), N_CODES), cells.d)))
     small.add(numbers)
     cells.quantizer = small
     small.this.disown()  # now the cells', as these were, which are freed here
