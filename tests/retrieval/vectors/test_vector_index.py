@@ -96,6 +96,52 @@ def test_rescoring_more_rows_finds_what_codes_alone_confuse(queries, vectors, bu
         np.testing.assert_array_equal(alone.search(queries, 10).ids, alone.search(queries, 100).ids[:, :10])
 
 
+@pytest.fixture(scope="module")
+def uneven():
+    """Vectors that differ by four of their 24 numbers, nearly: one part of a code that is not rotated."""
+    spread = np.where(np.arange(24) < 4, 1, 0.1).astype(np.float32)
+    rows = np.random.default_rng(6).normal(size=(2000, 24)).astype(np.float32) * spread
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def unrotated(uneven):
+    """Codes as bundles had them before they were rotated."""
+    structure = faiss.index_factory(24, "IVF51,PQ6x4fs", faiss.METRIC_INNER_PRODUCT)
+    structure.train(uneven)
+    structure.add(uneven)
+    return structure
+
+
+def test_codes_are_rotated_so_that_each_part_tells_as_much(uneven, unrotated):
+    config = VectorIndexConfig(kind="ivf_pq", nprobe=51, refine_factor=1)
+    want = exact(uneven[:50], uneven, 100)
+    rotated, plain = (
+        index.search(uneven[:50], 100).ids
+        for index in (VectorIndex.build(uneven, config), VectorIndex(unrotated, uneven, config))
+    )
+    assert recall(rotated, want) > recall(plain, want) + 0.2
+
+
+def test_codes_of_centres_lead_to_the_same_cells_nearly(vectors, queries, built):
+    index = built["ivf_pq"].with_settings(nprobe=10, refine_factor=20)
+    cells = faiss.downcast_index(index._structure.index)
+    rotate = index._structure.chain.at(0)
+    assert isinstance(faiss.downcast_index(cells.quantizer), faiss.IndexPQFastScan)
+    members = [faiss.rev_swig_ptr(cells.invlists.get_ids(i), cells.invlists.list_size(i)) for i in range(cells.nlist)]
+    centres = np.array([vectors[ids].mean(axis=0) for ids in members])
+    nearest = np.argsort(-(queries @ centres.T), axis=1)[:, :10]
+    _, visited = cells.quantizer.search(rotate.apply(queries), 10)
+    assert recall(visited, nearest) > 0.7  # by chance 0.2
+
+
+def test_codes_of_earlier_bundles_are_searched_as_they_are(uneven, unrotated, tmp_path):
+    faiss.write_index(unrotated, str(tmp_path / "vector.index"))
+    config = VectorIndexConfig(kind="ivf_pq", nprobe=51, refine_factor=20)
+    hits = VectorIndex.load(tmp_path / "vector.index", config, uneven).search(uneven[:50], 10)
+    assert recall(hits.ids, exact(uneven[:50], uneven, 10)) > 0.95
+
+
 @every_kind
 def test_what_a_kind_heeds_is_a_number_and_what_it_does_not_is_none(config, built):
     heeded = {name for name in ("ef_search", "nprobe", "refine_factor") if getattr(built[config.kind].config, name)}
