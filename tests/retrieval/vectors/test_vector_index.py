@@ -124,14 +124,13 @@ def test_codes_are_rotated_so_that_each_part_tells_as_much(uneven, unrotated):
 
 
 def test_codes_of_centres_lead_to_the_same_cells_nearly(vectors, queries, built):
-    index = built["ivf_pq"].with_settings(nprobe=10, refine_factor=20)
-    cells = faiss.downcast_index(index._structure.index)
-    rotate = index._structure.chain.at(0)
+    structure = built["ivf_pq"]._structure
+    cells, rotation = faiss.downcast_index(structure.index), structure.chain.at(0)
     assert isinstance(faiss.downcast_index(cells.quantizer), faiss.IndexPQFastScan)
     members = [faiss.rev_swig_ptr(cells.invlists.get_ids(i), cells.invlists.list_size(i)) for i in range(cells.nlist)]
     centres = np.array([vectors[ids].mean(axis=0) for ids in members])
     nearest = np.argsort(-(queries @ centres.T), axis=1)[:, :10]
-    _, visited = cells.quantizer.search(rotate.apply(queries), 10)
+    _, visited = cells.quantizer.search(rotation.apply(queries), 10)
     assert recall(visited, nearest) > 0.7  # by chance 0.2
 
 
