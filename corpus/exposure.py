@@ -28,6 +28,7 @@ import numpy.typing as npt
 import polars as pl
 
 from corpus.event_log import CLICK, IMPRESSION
+from corpus.folders import writing
 from corpus.prepared import EXPOSURE_SCHEMA, SPLITS
 from corpus.splitting import Boundaries
 
@@ -108,7 +109,8 @@ def write_exposure(parts: Sequence[Path], n_items: int, out: Path) -> int:
         "expected_clicks": pl.Series(totals[2, seen]),
     }
     table = pl.DataFrame(columns).select(pl.col(name).cast(dtype) for name, dtype in EXPOSURE_SCHEMA.items())
-    table.write_parquet(out, compression="zstd")
+    with writing(out):
+        table.write_parquet(out, compression="zstd")
     return table.height
 
 

@@ -1,10 +1,14 @@
-"""Folders that appear whole or not at all."""
+"""Folders that appear whole or not at all, and a disk that does not take what is written."""
 
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from polars.exceptions import PolarsError
+
+from corpus.errors import ArtefactError
 
 
 @contextmanager
@@ -33,19 +37,37 @@ def replaced_folder(target: Path) -> Iterator[Path]:
         raise
     for path in fresh.rglob("*"):
         if path.is_file():
-            _sync(path)
-    _sync(fresh)
+            fsync_path(path)
+    fsync_path(fresh)
     if target.exists():
         target.rename(stale)
     fresh.rename(target)
-    _sync(target.parent)
+    fsync_path(target.parent)
     if stale.exists():
         shutil.rmtree(stale)
 
 
-def _sync(path: Path) -> None:
+def fsync_path(path: Path) -> None:
+    """Flush a file's content, or a folder's own entries, so that a rename in it survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say what to do if the disk does not take what a block writes.
+
+    Args:
+        path: What is written.
+    Raises:
+        ArtefactError: In the place of what Python or polars raises of the disk.
+    """
+    try:
+        yield
+    except (OSError, PolarsError) as exc:
+        if isinstance(exc, PolarsError) and "os error" not in str(exc):
+            raise
+        raise ArtefactError(f"expected to write {path}, got: {exc}; free or mend the disk") from exc

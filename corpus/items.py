@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from corpus.errors import ArtefactError, UnknownItem
+from corpus.folders import writing
 
 ATTRIBUTES = pl.List(pl.Struct({"name": pl.String, "values": pl.List(pl.String)}))
 
@@ -91,8 +92,13 @@ class ItemTable:
             raise ArtefactError(f"expected an item table at {path}, got: {exc}; run `tandem prepare`") from exc
 
     def write(self, path: Path) -> None:
-        """Write the table as zstd-compressed Parquet."""
-        self.frame.write_parquet(path, compression="zstd")
+        """Write the table as zstd-compressed Parquet.
+
+        Raises:
+            ArtefactError: If the disk does not take it.
+        """
+        with writing(path):
+            self.frame.write_parquet(path, compression="zstd")
 
     def __len__(self) -> int:
         return self.frame.height

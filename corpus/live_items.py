@@ -102,8 +102,10 @@ def replace_rows(frame: pl.DataFrame, changed: Mapping[int, Item]) -> pl.DataFra
     return pl.concat([old, fresh.select(old.columns)]).sort("row").drop("row")
 
 
-def merge_changes(items: ItemTable, changes: Iterable[Change]) -> ItemTable:
-    """Return a catalogue with live updates in it: rows keep their order, new items come behind, gone ones leave.
+def latest_changes(
+    items: ItemTable, changes: Iterable[Change], *, read_at: datetime | None = None
+) -> dict[str, Item | None]:
+    """Return what changes make of the items that they name: what each is now, or None where it is gone.
 
     Of an exported item and a live one the later counts where both can be told: an export's ``updated_at`` after the
     live item's own, or after the time at which that was accepted, wins. Elsewhere the live one does.
@@ -111,19 +113,32 @@ def merge_changes(items: ItemTable, changes: Iterable[Change]) -> ItemTable:
     Args:
         items: As exported.
         changes: Oldest first.
+        read_at: What was accepted later than that is later than any export here, whatever the items say.
     """
-    latest: dict[str, tuple[Item | None, datetime]] = {}
+    latest: dict[str, tuple[Item | None, datetime | None]] = {}
     for change in changes:
+        counts_anyway = read_at is not None and change.time > read_at
         for item in change.upserts:
-            latest[item.item_id] = (item, item.updated_at or change.time)
+            latest[item.item_id] = (item, None if counts_anyway else item.updated_at or change.time)
         for item_id in change.deletions:
-            latest[item_id] = (None, change.time)
-    exported = dict(zip(items.ids, items.column("updated_at"), strict=True)) if latest else {}
-    current = {
-        item_id: item
-        for item_id, (item, time) in latest.items()
-        if (known := exported.get(item_id)) is None or known <= time
-    }
+            latest[item_id] = (None, None if counts_anyway else change.time)
+    current: dict[str, Item | None] = {}
+    for item_id, (live, time) in latest.items():
+        row = None if time is None else items.row_of(item_id)
+        exported = None if row is None else items.item(row).updated_at
+        if time is None or exported is None or exported <= time:
+            current[item_id] = live
+    return current
+
+
+def merge_changes(items: ItemTable, changes: Iterable[Change]) -> ItemTable:
+    """Return a catalogue with live updates in it: rows keep their order, new items come behind, gone ones leave.
+
+    Args:
+        items: As exported.
+        changes: Oldest first; see ``latest_changes``.
+    """
+    current = latest_changes(items, changes)
     live = LiveItems(items).with_changes(
         {item_id: item for item_id, item in current.items() if item is not None},
         [item_id for item_id, item in current.items() if item is None],

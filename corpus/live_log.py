@@ -1,15 +1,18 @@
-"""The write-ahead log of live updates: ``live/changes.log``.
+"""The write-ahead log of live updates, ``live/changes.log``: its format, and who reads it.
 
-A change is on disk, flushed, before anybody is told that it was accepted. One process at a time appends; any number
-read, also while it does. Numbers without gaps name the changes: a bundle says up to which it holds them.
+A change is on disk, flushed, before anybody is told that it was accepted (``corpus.live_log_writer``). One process at a
+time appends; any number read, also while it does. Numbers without gaps name the changes of one log, and a random
+identity the log: a bundle says up to which change of which log it holds them, on whatever machine it is served.
 
-    file    = b"tandemL1", base (u64), CRC-32 of both (u32), records      base: the last change that was pruned away
+    file    = b"tandemL2", base (u64), identity (16 bytes), CRC-32 of these 32 bytes (u32), records
+              base: the last change that was pruned away
     record  = b"TREC", length (u32), sequence (u64), CRC-32 of the payload (u32), CRC-32 of these 20 bytes (u32),
               payload
     payload = the ``Change`` as JSON
 
 A record that was cut short by a crash was never acknowledged: it is the last one, and the next writer cuts it off. A
-damaged record with a whole one behind it is no crash's doing, and the file is refused.
+damaged record with a whole one behind it is no crash's doing, and the file is refused. Who appends holds an exclusive
+lock on the file until the record is flushed or taken back, who reads a shared one: nobody sees what may still vanish.
 """
 
 import fcntl
@@ -25,18 +28,20 @@ from typing import Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from corpus.errors import ArtefactError, UpdatesRefused
+from corpus.errors import ArtefactError
 from corpus.items import Item
 
 logger = logging.getLogger(__name__)
 
 LOG_FILE = "changes.log"
-LOCK_FILE = "lock"
-MAGIC: Final = b"tandemL1"
+MAGIC: Final = b"tandemL2"
 MARK: Final = b"TREC"
-_FILE_HEAD = struct.Struct("<8sQ")
+_FIRST_MAGIC: Final = b"tandemL1"  # of logs without an identity
+_FILE_HEAD = struct.Struct("<8sQ16s")
+_FIRST_FILE_HEAD = struct.Struct("<8sQ")
 _RECORD_HEAD = struct.Struct("<4sIQI")
 _CRC = struct.Struct("<I")
+_NO_IDENTITY: Final = bytes(16)
 FILE_HEAD_BYTES = _FILE_HEAD.size + _CRC.size
 RECORD_HEAD_BYTES = _RECORD_HEAD.size + _CRC.size
 
@@ -55,185 +60,177 @@ class Change(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Content:
-    base: int
-    changes: list[Change]
-    end: int  # length of what is whole
+class Held:
+    """Which changes a catalogue holds: those of one log up to a number; of any other log, those before a time."""
+
+    log: str = ""  # identity; empty: the store had no log
+    sequence: int = 0
+    as_of: datetime | None = None  # the time of the export that it was made from, where that was told
 
 
-def read_changes(folder: Path, *, after: int = 0) -> list[Change]:
-    """Read the changes that came after one, oldest first; a record that is being written is left out.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogContent:
+    """What a log holds; an empty one where there is none."""
+
+    identity: str = ""  # hexadecimal digits
+    base: int = 0
+    changes: Sequence[Change] = ()  # oldest first
+    end: int = 0  # length of what is whole, in bytes
+
+    @property
+    def last(self) -> int:
+        """Number of the last change that was ever accepted."""
+        return self.base + len(self.changes)
+
+    def held_up_to(self, held: Held) -> int:
+        """Return up to which number a catalogue holds the changes of this log."""
+        if held.log == self.identity:
+            return held.sequence
+        return 0 if held.as_of is None else self.last_before(held.as_of)
+
+    def beyond(self, held: Held) -> list[Change]:
+        """Return the changes that a catalogue does not hold, oldest first."""
+        known = self.held_up_to(held)
+        if known < self.base:
+            # bundles that need older changes keep them from being pruned: this one came from elsewhere
+            logger.error("live updates %d to %d are in the log no longer and will be missing", known + 1, self.base)
+        return [change for change in self.changes if change.sequence > known]
+
+    def last_before(self, time: datetime) -> int:
+        """Return the number of the last change that was accepted before a time; 0 if none was."""
+        return max([self.base, *(change.sequence for change in self.changes if change.time < time)])
+
+
+def read_log(folder: Path) -> LogContent:
+    """Read a whole log; a record that is being written is left out.
 
     Args:
         folder: The workspace's ``live/`` folder; one without a log holds no changes.
-        after: Sequence number of the last change that is known already.
     Raises:
         ArtefactError: If the log is damaged or cannot be read.
     """
-    path = folder / LOG_FILE
-    content = _read(path) if path.exists() else _Content(base=0, changes=[], end=0)
-    if after < content.base:
-        # bundles that need older changes keep them from being pruned: this one came from elsewhere
-        logger.error("changes %d to %d are no longer in %s and will be missing", after + 1, content.base, path)
-    return [change for change in content.changes if change.sequence > after]
+    return LogReader(folder).content()
 
 
-def last_before(folder: Path, time: datetime) -> int:
-    """Return the number of the last change that was accepted before a time; 0 if none was.
+class LogReader:
+    """Reads a log again and again, and each change once. For one thread at a time."""
 
-    Raises:
-        ArtefactError: If the log is damaged or cannot be read.
-    """
-    path = folder / LOG_FILE
-    if not path.exists():
-        return 0
-    content = _read(path)
-    return max([content.base, *(change.sequence for change in content.changes if change.time < time)])
-
-
-class LiveLogWriter:
-    """The one process that appends. For one thread at a time."""
-
-    def __init__(self, folder: Path, *, at_least: int = 0) -> None:
-        """Take the log over, and cut off what a crash left half-written.
+    def __init__(self, folder: Path) -> None:
+        """Read nothing yet.
 
         Args:
-            folder: The workspace's ``live/`` folder; made if missing.
-            at_least: Sequence number that new ones must exceed: the served bundle's, should the log have been removed.
-        Raises:
-            UpdatesRefused: If another process writes.
-            ArtefactError: If the log is damaged, or the folder cannot be written to.
+            folder: The workspace's ``live/`` folder, with a log or without.
         """
         self._path = folder / LOG_FILE
-        self._fault: str | None = None
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as exc:
-            raise _unusable(self._path, exc) from exc
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            os.close(self._lock)
-            raise UpdatesRefused(
-                f"expected no other writer of {folder}, but another server takes this store's updates; send them there"
-            ) from exc
-        try:
-            if not self._path.exists():
-                _replace(self._path, _file_head(at_least))
-            content = _read(self._path)
-            self._file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
-            self._end = content.end
-            self._base = content.base
-            self.last = max(content.base, content.changes[-1].sequence if content.changes else 0)
-            size = os.fstat(self._file).st_size
-            if size > self._end:
-                logger.warning("cutting %d bytes of an unacknowledged update off %s", size - self._end, self._path)
-                self._truncate()
-            if self.last < at_least:  # an older file was put there
-                self._rewrite([], at_least)
-        except OSError as exc:
-            os.close(self._lock)
-            raise _unusable(self._path, exc) from exc
-        except BaseException:
-            os.close(self._lock)
-            raise
+        self._head = b""  # of the file, when it was read last
+        self._seen = LogContent()  # what was read, as if it had been pruned since
 
-    def append(self, change: Change) -> None:
-        """Write a change, flushed to the disk.
-
-        Args:
-            change: Its sequence number is ``last + 1``.
-        Raises:
-            ArtefactError: If it cannot be written; then it is not in the log.
-            UpdatesRefused: If an earlier failure left the file in doubt.
-        """
-        if self._fault is not None:
-            raise UpdatesRefused(self._fault)
-        if change.sequence != self.last + 1:
-            raise ValueError(f"expected change {self.last + 1}, got {change.sequence}")
-        record = _record(change)
-        try:
-            _write(self._file, record, self._end)
-        except OSError as exc:
-            self._restore(exc)
-            raise _unusable(self._path, exc) from exc
-        try:
-            os.fsync(self._file)
-        except OSError as exc:
-            # the kernel may have dropped the pages and report success next time: nothing can be known any more
-            self._fault = _in_doubt(self._path, exc)
-            self._restore(exc)
-            raise _unusable(self._path, exc) from exc
-        self._end += len(record)
-        self.last = change.sequence
-
-    def prune(self, upto: int) -> None:
-        """Drop the changes up to one: every bundle that could be served holds them.
+    def content(self) -> LogContent:
+        """Read all there is.
 
         Raises:
-            ArtefactError: If the log cannot be written; then it is what it was.
+            ArtefactError: If the log is damaged or cannot be read.
         """
-        upto = min(upto, self.last)
-        if self._fault is not None or upto <= self._base:
-            return
+        self._head = b""
+        return self._read()
+
+    def more(self) -> list[Change]:
+        """Read what came since the last look, oldest first; of a log that took another one's place, everything.
+
+        Raises:
+            ArtefactError: If the log is damaged or cannot be read; the next look tries again.
+        """
+        before = self._seen
+        content = self._read()
+        known = before.last if content.identity == before.identity else 0
+        if 0 < known < content.base:
+            logger.error("live updates %d to %d were dropped before they were read", known + 1, content.base)
+        return [change for change in content.changes if change.sequence > known]
+
+    def _read(self) -> LogContent:
+        """Read what is new, or everything where the file is another one by now."""
+        before = self._seen
         try:
-            self._rewrite([change for change in _read(self._path).changes if change.sequence > upto], upto)
+            file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH)
+                size = os.fstat(file).st_size
+                head = _read_at(file, 0, min(size, FILE_HEAD_BYTES))
+                # whatever replaces a file has another base, or another identity
+                begin = before.end if head == self._head and before.end <= size else 0
+                data = _read_at(file, begin, size - begin)
+            finally:
+                os.close(file)
+        except FileNotFoundError:
+            head, content = b"", LogContent()
         except OSError as exc:
-            raise _unusable(self._path, exc) from exc
-
-    def close(self) -> None:
-        """Let another process write."""
-        os.close(self._file)
-        os.close(self._lock)
-
-    def _rewrite(self, changes: Sequence[Change], base: int) -> None:
-        content = _file_head(base) + b"".join(map(_record, changes))
-        _replace(self._path, content)
-        os.close(self._file)
-        self._file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
-        self._base, self._end = base, len(content)
-        self.last = max(base, changes[-1].sequence if changes else 0)
-
-    def _restore(self, cause: OSError) -> None:
-        """Take back what was half-written, so that it cannot come to life after a restart."""
-        try:
-            self._truncate()
-        except OSError:
-            self._fault = _in_doubt(self._path, cause)
-
-    def _truncate(self) -> None:
-        os.ftruncate(self._file, self._end)
-        os.fsync(self._file)
+            raise unusable(self._path, exc) from exc
+        else:
+            content = _parse(data, self._path) if begin == 0 else _parse_more(data, before, self._path)
+        self._head = head
+        self._seen = LogContent(identity=content.identity, base=content.last, end=content.end)
+        return content
 
 
-def _read(path: Path) -> _Content:
-    try:
-        data = path.read_bytes()
-    except OSError as exc:
-        raise _unusable(path, exc) from exc
-    head = data[: _FILE_HEAD.size]
-    if len(data) < FILE_HEAD_BYTES or _CRC.unpack_from(data, len(head))[0] != zlib.crc32(head) or head[:8] != MAGIC:
+def file_head(base: int, identity: str) -> bytes:
+    """Return the beginning of a log's file."""
+    head = _FILE_HEAD.pack(MAGIC, base, bytes.fromhex(identity) if identity else _NO_IDENTITY)
+    return head + _CRC.pack(zlib.crc32(head))
+
+
+def record_of(change: Change) -> bytes:
+    """Return what a change is in the file."""
+    payload = change.model_dump_json().encode()
+    head = _RECORD_HEAD.pack(MARK, len(payload), change.sequence, zlib.crc32(payload))
+    return head + _CRC.pack(zlib.crc32(head)) + payload
+
+
+def unusable(path: Path, exc: OSError) -> ArtefactError:
+    """Say that the disk does not do what a log needs."""
+    return ArtefactError(
+        f"the log of live updates {path} cannot be used: {exc.strerror or exc}; check the disk's space and the "
+        "file's permissions"
+    )
+
+
+def _parse(data: bytes, path: Path) -> LogContent:
+    """Read a whole file."""
+    layout = _FIRST_FILE_HEAD if data[: len(_FIRST_MAGIC)] == _FIRST_MAGIC else _FILE_HEAD
+    head, begin = data[: layout.size], layout.size + _CRC.size
+    if len(data) < begin or _CRC.unpack_from(data, layout.size)[0] != zlib.crc32(head):
         raise _damaged(path, 0)
-    base = _FILE_HEAD.unpack(head)[1]
+    magic, base, *identity = layout.unpack(head)
+    if magic not in (MAGIC, _FIRST_MAGIC):
+        raise _damaged(path, 0)
+    name = identity[0].hex() if identity and identity[0] != _NO_IDENTITY else ""
+    changes, end = _records(data, begin, base, path, offset=0)
+    return LogContent(identity=name, base=base, changes=changes, end=end)
+
+
+def _parse_more(data: bytes, before: LogContent, path: Path) -> LogContent:
+    """Read what a file has behind what was read of it before."""
+    changes, end = _records(data, 0, before.last, path, offset=before.end)
+    return LogContent(identity=before.identity, base=before.last, changes=changes, end=before.end + end)
+
+
+def _records(data: bytes, at: int, last: int, path: Path, *, offset: int) -> tuple[list[Change], int]:
+    """Return the records that begin at a place, and where the last whole one ends; the data begin at ``offset``."""
     changes: list[Change] = []
-    at = FILE_HEAD_BYTES
     while (payload := _payload(data, at)) is not None:
-        expected = base + len(changes) + 1
         try:
             change = Change.model_validate_json(payload)
         except ValidationError as exc:
-            raise _damaged(path, at) from exc
-        if change.sequence != expected:
-            raise _damaged(path, at)
+            raise _damaged(path, offset + at) from exc
+        if change.sequence != last + len(changes) + 1:
+            raise _damaged(path, offset + at)
         changes.append(change)
         at += RECORD_HEAD_BYTES + len(payload)
     behind = data.find(MARK, at + 1)
     while behind >= 0:
         if _payload(data, behind) is not None:
-            raise _damaged(path, at)
+            raise _damaged(path, offset + at)
         behind = data.find(MARK, behind + 1)
-    return _Content(base=base, changes=changes, end=at)
+    return changes, at
 
 
 def _payload(data: bytes, at: int) -> bytes | None:
@@ -247,50 +244,12 @@ def _payload(data: bytes, at: int) -> bytes | None:
     return payload if mark == MARK and len(payload) == length and zlib.crc32(payload) == digest else None
 
 
-def _record(change: Change) -> bytes:
-    payload = change.model_dump_json().encode()
-    head = _RECORD_HEAD.pack(MARK, len(payload), change.sequence, zlib.crc32(payload))
-    return head + _CRC.pack(zlib.crc32(head)) + payload
-
-
-def _file_head(base: int) -> bytes:
-    head = _FILE_HEAD.pack(MAGIC, base)
-    return head + _CRC.pack(zlib.crc32(head))
-
-
-def _write(file: int, data: bytes, at: int) -> None:
-    while data:
-        written = os.pwrite(file, data, at)  # may stop short, as at a quota
-        data, at = data[written:], at + written
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Put a whole file in place of another."""
-    draft = path.with_name(f".{path.name}.tmp")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _unusable(path: Path, exc: OSError) -> ArtefactError:
-    return ArtefactError(
-        f"the log of live updates {path} cannot be used: {exc.strerror or exc}; check the disk's space and the "
-        "file's permissions"
-    )
-
-
-def _in_doubt(path: Path, exc: OSError) -> str:
-    return (
-        f"no live updates are taken since the log {path.name} could not be flushed ({exc.strerror or exc}); "
-        "mend the disk and restart the server"
-    )
+def _read_at(file: int, begin: int, n_bytes: int) -> bytes:
+    parts = []
+    while n_bytes > 0 and (part := os.pread(file, n_bytes, begin)):
+        parts.append(part)
+        begin, n_bytes = begin + len(part), n_bytes - len(part)
+    return b"".join(parts)
 
 
 def _damaged(path: Path, at: int) -> ArtefactError:

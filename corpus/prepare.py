@@ -24,9 +24,10 @@ from corpus.event_log import EventParts, read_events
 from corpus.events import EventType
 from corpus.examples import Behaviour, make_examples
 from corpus.exposure import write_exposure
-from corpus.folders import replaced_folder
+from corpus.folders import replaced_folder, writing
 from corpus.items import ItemTable
 from corpus.judgments import read_judgments
+from corpus.live_log import Held
 from corpus.prepared import EXAMPLE_SCHEMA, FORMAT_VERSION, TABLES, Prepared
 from corpus.rejects import DUPLICATE, RejectLog
 from corpus.settings import DataConfig
@@ -59,7 +60,7 @@ class PrepareReport(BaseModel):
     fingerprint: str
 
 
-def prepare(config: DataConfig, root: Path, out: Path, *, live_sequence: int | None = None) -> PrepareReport:
+def prepare(config: DataConfig, root: Path, out: Path, *, held: Held | None = None) -> PrepareReport:
     """Write a prepared data folder, whole or not at all.
 
     Args:
@@ -67,7 +68,7 @@ def prepare(config: DataConfig, root: Path, out: Path, *, live_sequence: int | N
         root: Folder of the workspace, to which its paths are relative.
         out: The folder to write or replace; its layout is that of ``corpus.prepared``. Work files lie beside it until
             the end: about 200 bytes per event.
-        live_sequence: The last live update that the export holds already; None: the one noted in ``out``.
+        held: Live updates that the export holds already; None: those noted in ``out``.
     Raises:
         ConfigError: If there is neither an event log nor judgments.
         BadSource: If a file is missing or damaged, lacks columns, or no item is usable.
@@ -77,13 +78,13 @@ def prepare(config: DataConfig, root: Path, out: Path, *, live_sequence: int | N
         raise ConfigError("expected data.events or data.judgments, got neither; name at least one file")
     kept_rejects = out.parent / f"{out.name}.rejects.jsonl"
     kept_rejects.unlink(missing_ok=True)
-    if live_sequence is None:
-        live_sequence = _noted_sequence(out)
+    if held is None:
+        held = _noted(out)
     with replaced_folder(out) as folder:
         try:
             with RejectLog(folder / "rejects.jsonl") as rejects:
                 report = _write(config, root, folder, rejects)
-            _write_manifest(folder, report, config, rejects, live_sequence)
+            _write_manifest(folder, report, config, rejects, held)
         except InputError as exc:
             if (folder / "rejects.jsonl").stat().st_size:
                 os.replace(folder / "rejects.jsonl", kept_rejects)
@@ -120,11 +121,11 @@ def _write(config: DataConfig, root: Path, folder: Path, rejects: RejectLog) -> 
     return _report(items, log, behaviour, judged, splits, rejects, folder)
 
 
-def _noted_sequence(out: Path) -> int:
+def _noted(out: Path) -> Held:
     try:
-        return Prepared(out).live_sequence
+        return Prepared(out).held
     except ArtefactError:  # nothing was prepared yet, or by another release
-        return 0
+        return Held()
 
 
 def _write_examples(behaviour: Behaviour, judged: pl.DataFrame, scratch: Path, out: Path) -> Counter[str]:
@@ -137,7 +138,8 @@ def _write_examples(behaviour: Behaviour, judged: pl.DataFrame, scratch: Path, o
         columns |= {name: pl.col(name).cast(EXAMPLE_SCHEMA[name]) for name in judged.columns}
         judged.select(columns[name].alias(name) for name in EXAMPLE_SCHEMA).write_ipc(parts[-1])
     scan = pl.scan_ipc(parts)
-    scan.sink_parquet(out, compression="zstd", row_group_size=20_000, maintain_order=True)
+    with writing(out):
+        scan.sink_parquet(out, compression="zstd", row_group_size=20_000, maintain_order=True)
     by_split = pl.scan_parquet(out).group_by("split").len().collect(engine="streaming")
     return Counter(dict(by_split.iter_rows()))
 
@@ -176,13 +178,13 @@ def _report(
     )
 
 
-def _write_manifest(
-    folder: Path, report: PrepareReport, config: DataConfig, rejects: RejectLog, live_sequence: int
-) -> None:
+def _write_manifest(folder: Path, report: PrepareReport, config: DataConfig, rejects: RejectLog, held: Held) -> None:
     manifest = {
         "format_version": FORMAT_VERSION,
         "fingerprint": report.fingerprint,
-        "live_sequence": live_sequence,
+        "live_log": held.log,
+        "live_sequence": held.sequence,
+        "live_as_of": None if held.as_of is None else held.as_of.isoformat(),
         "counts": report.model_dump(exclude={"fingerprint", "valid_from", "test_from"}),
         "valid_from": report.valid_from,
         "test_from": report.test_from,

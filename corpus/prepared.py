@@ -23,6 +23,7 @@ import polars as pl
 from corpus.errors import ArtefactError
 from corpus.events import EventType, HistoryEvent
 from corpus.items import ItemTable
+from corpus.live_log import Held
 
 FORMAT_VERSION = 2
 TABLES = ("items.parquet", "examples.parquet", "exposure.parquet")  # whose bytes make the fingerprint
@@ -159,9 +160,14 @@ class Prepared:
         return other
 
     @property
-    def live_sequence(self) -> int:
-        """The last live update that the export itself holds (``tandem prepare --as-of``)."""
-        return int(self.manifest.get("live_sequence", 0))
+    def held(self) -> Held:
+        """The live updates that the export itself holds (``tandem prepare --as-of``)."""
+        as_of = self.manifest.get("live_as_of")
+        return Held(
+            log=str(self.manifest.get("live_log", "")),
+            sequence=int(self.manifest.get("live_sequence", 0)),
+            as_of=None if as_of is None else datetime.fromisoformat(as_of),
+        )
 
     @property
     def fingerprint(self) -> str:

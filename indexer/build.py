@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from corpus.errors import InputError
 from corpus.items import ItemTable
 from corpus.live_items import merge_changes
-from corpus.live_log import read_changes
+from corpus.live_log import Held, read_log
 from corpus.prepared import SPLITS, Example, Prepared
 from corpus.workspace import Workspace
 from indexer.bundle import (
@@ -127,7 +127,7 @@ def build_bundle(
             tuned=tuned,
             n_recall_queries=len(plan.asked),
             data_fingerprint=plan.prepared.fingerprint,
-            live_sequence=plan.live_sequence,
+            held=plan.held,
         )
         manifest = describe(built)
         (site.folder / MANIFEST_FILE).write_bytes(manifest.render())
@@ -153,7 +153,7 @@ class _Plan:
 
     prepared: Prepared
     items: ItemTable
-    live_sequence: int  # of the last live update in them
+    held: Held  # live updates in them
     models: TrainedModels
     stage: RetrieverConfig  # resolved: see TrainedModels.retriever_config
     config: BuildConfig
@@ -168,7 +168,8 @@ class _Plan:
 
 def _plan(workspace: Workspace, wanted: RetrieverConfig, config: BuildConfig, models: TrainedModels) -> _Plan:
     exported = Prepared(workspace.data)
-    changes = read_changes(workspace.live, after=exported.live_sequence)
+    log = read_log(workspace.live)
+    changes = log.beyond(exported.held)
     prepared = exported.under(merge_changes(exported.items, changes))
     if changes:
         logger.info("putting live updates %d to %d into the catalogue", changes[0].sequence, changes[-1].sequence)
@@ -179,7 +180,7 @@ def _plan(workspace: Workspace, wanted: RetrieverConfig, config: BuildConfig, mo
     return _Plan(
         prepared=prepared,
         items=prepared.items,
-        live_sequence=changes[-1].sequence if changes else exported.live_sequence,
+        held=Held(log=log.identity, sequence=max(log.last, log.held_up_to(exported.held)), as_of=exported.held.as_of),
         models=models,
         stage=stage,
         config=config,

@@ -1,5 +1,6 @@
 """Where a bundle grows until it is whole."""
 
+import errno
 import logging
 import os
 import shutil
@@ -9,15 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from corpus.errors import ArtefactError
+from corpus.folders import fsync_path
 from corpus.workspace import next_version
 from indexer.locking import locked
 from indexer.manifest import MANIFEST_FILE
-from indexer.verify import fsync_folder
 
 logger = logging.getLogger(__name__)
 
 PREFIX = ".building-"
 LOCK_FILE = ".build.lock"
+DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,22 +39,27 @@ def construction(bundles: Path) -> Iterator[Site]:
     Args:
         bundles: The workspace's ``bundles/`` folder; made if missing.
     Raises:
-        ArtefactError: If another build of this workspace runs.
+        ArtefactError: If another build of this workspace runs, or the disk does not take the bundle.
     """
     with building(bundles) as free:
         if not free:
             raise ArtefactError(f"expected no other build in {bundles}, but one is running; wait for it")
-        for leftover in bundles.glob(f"{PREFIX}*"):
-            logger.info("clearing away %s, which a stopped build left behind", leftover)
-            shutil.rmtree(leftover)
         version = next_version(bundles)
         site = Site(version=version, folder=bundles / f"{PREFIX}{version}")
-        site.folder.mkdir()
         try:
+            for leftover in bundles.glob(f"{PREFIX}*"):
+                logger.info("clearing away %s, which a stopped build left behind", leftover)
+                shutil.rmtree(leftover)
+            site.folder.mkdir()
             yield site
             settle(site.folder, bundles / version)
-        except BaseException:
+        except BaseException as exc:
             shutil.rmtree(site.folder, ignore_errors=True)
+            # numpy's own errors have no number
+            if isinstance(exc, OSError) and (exc.errno is None or exc.errno in DISK_FAULTS):
+                raise ArtefactError(
+                    f"expected to write {version} to {bundles}, got: {exc}; free or mend the disk, and build again"
+                ) from exc
             raise
 
 
@@ -82,6 +89,6 @@ def settle(folder: Path, target: Path) -> None:
     # every other file was flushed when it was hashed; the manifest came after
     with (folder / MANIFEST_FILE).open("rb") as file:
         os.fsync(file.fileno())
-    fsync_folder(folder)
+    fsync_path(folder)
     folder.rename(target)
-    fsync_folder(target.parent)
+    fsync_path(target.parent)

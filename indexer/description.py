@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from corpus.config import Section
+from corpus.live_log import Held
 from indexer.bundle import ENCODER_FOLDER, RERANKER_FOLDER
 from indexer.engines import tokenizer_digest
 from indexer.manifest import BlendEntry, BundleManifest, RerankerEntry, RetrieverEntry
@@ -52,7 +53,7 @@ class Built:
     tuned: Tuned
     n_recall_queries: int
     data_fingerprint: str
-    live_sequence: int
+    held: Held
 
 
 def describe(built: Built) -> BundleManifest:
@@ -82,7 +83,9 @@ def describe(built: Built) -> BundleManifest:
         tuning=built.tuned.curve,
         n_recall_queries=built.n_recall_queries,
         data_fingerprint=built.data_fingerprint,
-        live_sequence=built.live_sequence,
+        live_log=built.held.log,
+        live_sequence=built.held.sequence,
+        live_as_of=built.held.as_of,
         packages=_packages(),
         files=hash_files(built.folder),
     )

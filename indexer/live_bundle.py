@@ -37,7 +37,6 @@ class LiveBundle:
 
     base: Bundle  # as built
     bundle: Bundle  # to be searched
-    sequence: int  # of the last change in it
     items: LiveItems
     columns: ItemColumns  # of the items, the gone rows included
     words: LexicalDelta
@@ -51,7 +50,6 @@ class LiveBundle:
         return cls(
             base=base,
             bundle=base,
-            sequence=base.manifest.live_sequence,
             items=LiveItems(base.items),
             columns=base.columns,
             words=LexicalDelta(base.retriever.lexical_index, base.items),
@@ -73,7 +71,6 @@ class LiveBundle:
 
     def with_changes(
         self,
-        sequence: int,
         upserts: Mapping[str, Item],
         deletions: Iterable[str],
         embeddings: Mapping[str, FloatArray],
@@ -81,7 +78,6 @@ class LiveBundle:
         """Return the snapshot after changes.
 
         Args:
-            sequence: Number of the last of them.
             upserts: Items to put in place, by id, cleaned.
             deletions: Ids to remove, none of them upserted; unknown ones are passed over.
             embeddings: float32 (dim,) by item id, for ``passages_to_embed(upserts)``.
@@ -90,7 +86,6 @@ class LiveBundle:
         changed = {row: item for item in upserts.values() if (row := items.any_row_of(item.item_id)) is not None}
         after = replace(
             self,
-            sequence=sequence,
             items=items,
             columns=change_columns(self.columns, changed, n_items=items.n_rows),
             words=self._changed_words(changed),
@@ -161,11 +156,11 @@ class LiveBundle:
         return tokens | {row: ids[:most] for row, ids in zip(texts, found, strict=True)}
 
     def _changed_words(self, changed: Mapping[int, Item]) -> LexicalDelta:
-        as_built = [
+        as_built = {
             row
             for row, item in changed.items()
             if row < len(self.base.items) and _words_of(self.base.items.item(row)) == _words_of(item)
-        ]
+        }
         fresh = {
             row: item
             for row, item in changed.items()

@@ -6,17 +6,21 @@ flushed; what is flushed is served. A restart, or a swap of bundles, replays wha
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from datetime import UTC, datetime
 
 import numpy as np
 
 from corpus.errors import ArtefactError, UpdatesRefused
 from corpus.items import Item
-from corpus.live_log import LOG_FILE, Change, LiveLogWriter, read_changes
+from corpus.live_items import latest_changes
+from corpus.live_log import Change, LogReader, read_log
+from corpus.live_log_writer import LiveLogWriter
 from corpus.prepared import Prepared
-from corpus.workspace import Workspace
+from corpus.workspace import Workspace, versions
 from indexer.bundle import Bundle, open_item_encoder
 from indexer.live_bundle import LiveBundle
+from indexer.manifest import MANIFEST_FILE
 from indexer.publish import list_bundles
 from retrieval.arrays import FloatArray
 from retrieval.engines.encoder import TextEncoder
@@ -45,7 +49,6 @@ class LiveUpdates:
         self._max_changed = max_changed
         self._n_threads = n_threads
         self._writer: LiveLogWriter | None = None
-        self._read_size = -1  # of the log, when it was read last
         self.serve(bundle)
 
     @property
@@ -65,10 +68,12 @@ class LiveUpdates:
         Returns:
             The snapshot to be searched.
         Raises:
-            ArtefactError: If the log is damaged; then the bundle served so far stays.
+            ArtefactError: If the log is damaged or cannot be written; then the bundle served so far stays.
         """
-        size = self._log_size()
-        changes = read_changes(self._workspace.live, after=bundle.manifest.live_sequence)
+        if self._writer is not None:
+            self._writer.outgrow(bundle.manifest.held)
+        reader = LogReader(self._workspace.live)
+        changes = reader.content().beyond(bundle.manifest.held)
         encoder = _LazyEncoder(bundle, self._n_threads)
         live = None
         if changes:
@@ -77,9 +82,9 @@ class LiveUpdates:
             except UpdatesRefused as exc:
                 # an old bundle is served in an emergency, and then without what it cannot hold
                 logger.error("%d live updates are missing: %s", len(changes), exc)
-        self._base, self._live, self._encoder, self._read_size = bundle, live, encoder, size
+        self._base, self._live, self._encoder, self._reader = bundle, live, encoder, reader
         if self._writer is not None:
-            self._writer.prune(_unneeded(self._workspace))
+            self._prune(self._writer)
         return self.bundle
 
     def upsert(self, items: Sequence[Item]) -> int:
@@ -131,11 +136,7 @@ class LiveUpdates:
         Raises:
             ArtefactError: If the log is damaged.
         """
-        size = self._log_size()
-        if self._writer is not None or size == self._read_size:
-            return False
-        self._read_size = size
-        return self._catch_up()
+        return self._writer is None and self._catch_up()
 
     def close(self) -> None:
         """Let another server of this store take updates."""
@@ -147,10 +148,11 @@ class LiveUpdates:
         """Become the one that writes, unless it is that already; return the newest snapshot."""
         if self._writer is None:
             self._encoder.check()
-            writer = LiveLogWriter(self._workspace.live, at_least=self._base.manifest.live_sequence)
+            writer = LiveLogWriter(self._workspace.live)
             try:
                 self._catch_up()
-                writer.prune(_unneeded(self._workspace))
+                writer.outgrow(self._base.manifest.held)
+                self._prune(writer)
             except BaseException:
                 writer.close()
                 raise
@@ -160,15 +162,28 @@ class LiveUpdates:
         return self._live
 
     def _catch_up(self) -> bool:
-        known = self._base.manifest.live_sequence if self._live is None else self._live.sequence
-        changes = read_changes(self._workspace.live, after=known)
-        if changes:
-            self._live = _replayed(self._live or LiveBundle.of(self._base), changes, self._encoder)
+        reader = copy(self._reader)  # what cannot be replayed is read again
+        changes = reader.more()
+        try:
+            if changes:
+                self._live = _replayed(self._live or LiveBundle.of(self._base), changes, self._encoder)
+        except UpdatesRefused:
+            self._reader = reader  # unless this bundle will never hold it
+            raise
+        self._reader = reader
         return bool(changes)
+
+    def _prune(self, writer: LiveLogWriter) -> None:
+        """Drop the changes that no bundle needs any more. A log that stays long does no harm but to the disk."""
+        try:
+            writer.prune(_unneeded(self._workspace))
+        except ArtefactError as exc:
+            logger.warning("the log of live updates keeps what no bundle needs any more: %s", exc)
 
     def _check_room(self, live: LiveBundle, item_ids: Iterable[str]) -> None:
         rows = {item_id: live.items.any_row_of(item_id) for item_id in item_ids}
-        n_more = sum(row is None or row not in live.items.changed.keys() | live.items.gone for row in rows.values())
+        changed, gone = live.items.changed, live.items.gone
+        n_more = sum(row is None or (row not in changed and row not in gone) for row in rows.values())
         if n_more and live.n_changed + n_more > self._max_changed:
             raise UpdatesRefused(
                 f"expected at most {self._max_changed:,} items that changed since bundle "
@@ -186,7 +201,7 @@ class LiveUpdates:
         if self._writer is None:
             raise ValueError("expected the log to be open")
         sequence = self._writer.last + 1
-        after = live.with_changes(sequence, upserts, deletions, embeddings)
+        after = live.with_changes(upserts, deletions, embeddings)
         self._writer.append(
             Change(
                 sequence=sequence,
@@ -198,12 +213,6 @@ class LiveUpdates:
             )
         )
         self._live = after
-
-    def _log_size(self) -> int:
-        try:
-            return (self._workspace.live / LOG_FILE).stat().st_size
-        except FileNotFoundError:
-            return 0
 
 
 class _LazyEncoder:
@@ -230,13 +239,15 @@ class _LazyEncoder:
 
 
 def _replayed(live: LiveBundle, changes: Sequence[Change], encoder: _LazyEncoder) -> LiveBundle:
-    """Return a snapshot after changes, of which only the last of each item counts."""
+    """Return a snapshot after changes, of which only the last of each item counts.
+
+    What a server was told before a bundle was built elsewhere, which the bundle may hold or not, counts by the rule of
+    builds.
+    """
     fields = live.base.stage.item_fields
-    latest: dict[str, Item | None] = {}
+    latest = latest_changes(live.base.items, changes, read_at=live.base.manifest.created_at)
     known: dict[tuple[str, str], FloatArray] = {}  # by id and passage
     for change in changes:
-        latest |= {item.item_id: item for item in change.upserts}
-        latest |= dict.fromkeys(change.deletions)
         if change.encoder == encoder.fingerprint:
             for item in change.upserts:
                 if item.item_id in change.vectors:
@@ -249,15 +260,19 @@ def _replayed(live: LiveBundle, changes: Sequence[Change], encoder: _LazyEncoder
     embeddings |= dict(zip(missing, encoder.encode(list(missing.values())), strict=True))
     deletions = [item_id for item_id, item in latest.items() if item is None]
     logger.info("replaying live updates %d to %d", changes[0].sequence, changes[-1].sequence)
-    return live.with_changes(changes[-1].sequence, upserts, deletions, embeddings)
+    return live.with_changes(upserts, deletions, embeddings)
 
 
 def _unneeded(workspace: Workspace) -> int:
     """Return up to which change every bundle here holds them all, and the data for the next build as well."""
-    held = [manifest.live_sequence for manifest in list_bundles(workspace.bundles)]
+    manifests = list_bundles(workspace.bundles)
+    if len(manifests) < len(versions(workspace.bundles, marker=MANIFEST_FILE)):
+        return 0  # what cannot be read may need everything
+    held = [manifest.held for manifest in manifests]
     try:
-        held.append(Prepared(workspace.data).live_sequence)
+        held.append(Prepared(workspace.data).held)
     except ArtefactError:
         # nothing is built where nothing was prepared
         logger.debug("no prepared data in %s", workspace.data)
-    return min(held, default=0)
+    log = read_log(workspace.live)
+    return min(map(log.held_up_to, held), default=0)

@@ -13,11 +13,12 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from corpus.errors import BundleCorrupt
+from corpus.live_log import Held
 from corpus.workspace import VERSION
 from retrieval.fusion import FusionWeights
 from retrieval.vectors.tuning_point import TuningPoint
 
-FORMAT_VERSION: Final = 4
+FORMAT_VERSION: Final = 5
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 16 * 2**20  # far above any real one; a larger file is not read into memory
 
@@ -78,7 +79,7 @@ class BlendEntry(_Entry):
 class BundleManifest(_Entry):
     """Everything that is needed to decide whether a bundle can be served, and to reproduce it."""
 
-    format_version: Literal[4] = FORMAT_VERSION
+    format_version: Literal[5] = FORMAT_VERSION
     version: Version
     parent: Version | None  # the version that was current when this one was built
     created_at: AwareDatetime
@@ -93,7 +94,10 @@ class BundleManifest(_Entry):
     tuning: tuple[TuningPoint, ...]  # settings of its search that were measured; config has the one that was kept
     n_recall_queries: Annotated[int, Field(ge=0)]  # on so many validation queries
     data_fingerprint: str  # of the prepared data
-    live_sequence: Annotated[int, Field(ge=0)] = 0  # the last live update that the catalogue holds (corpus.live_log)
+    # which live updates the catalogue holds (corpus.live_log.Held)
+    live_log: Annotated[str, Field(pattern="^([0-9a-f]{32})?$")] = ""
+    live_sequence: Annotated[int, Field(ge=0)] = 0
+    live_as_of: AwareDatetime | None = None
     packages: dict[str, str]  # name → version of what built it
     files: dict[str, FileEntry]  # path inside the bundle, with `/` → digest and size; all but the manifest
 
@@ -105,6 +109,11 @@ class BundleManifest(_Entry):
             if name == MANIFEST_FILE or not plain:
                 raise ValueError(f"{name[:_MAX_NAME]!r} is no plain relative path inside the bundle")
         return files
+
+    @property
+    def held(self) -> Held:
+        """The live updates that the catalogue holds."""
+        return Held(log=self.live_log, sequence=self.live_sequence, as_of=self.live_as_of)
 
     @property
     def size_bytes(self) -> int:

@@ -10,9 +10,9 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from corpus.errors import ArtefactError
+from corpus.folders import fsync_path
 from indexer.manifest import Version
 from indexer.report import Estimate
-from indexer.verify import fsync_folder
 
 PUBLICATIONS_FILE = "publications.jsonl"
 
@@ -83,7 +83,7 @@ def record(bundles: Path, publication: Publication) -> None:
             with suppress(OSError):  # the first error is the one to tell of
                 file.truncate(end)
             raise
-    fsync_folder(bundles)
+    fsync_path(bundles)
 
 
 def last_recorded(bundles: Path) -> str | None:

@@ -18,11 +18,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from corpus.errors import ArtefactError, BundleCorrupt, GateRefused, VersionNotFound
+from corpus.folders import fsync_path
 from corpus.workspace import find_version, versions
 from indexer.locking import locked
 from indexer.manifest import MANIFEST_FILE, BundleManifest, Version, read_manifest
 from indexer.publications import GateOutcome, Publication, last_recorded, record
-from indexer.verify import fsync_folder, verify_bundle
+from indexer.verify import verify_bundle
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ def publish(
         _check_gate(gate, chosen)
     verify_bundle(bundles / chosen)
     with publishing(bundles):
+        find_version(bundles, chosen, marker=MANIFEST_FILE)  # `gc` may have taken it meanwhile
         before = read_current(bundles)
         if before is None or before.version != chosen:
             history = () if before is None else (*before.history, before.version)[-MAX_HISTORY:]
@@ -144,7 +146,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    fsync_folder(path.parent)
+    fsync_path(path.parent)
 
 
 def read_current(bundles: Path) -> Current | None:
@@ -203,7 +205,7 @@ def _put_back(bundles: Path, before: Current | None) -> str:
         if read_current(bundles) != before:
             if before is None:
                 (bundles / CURRENT_FILE).unlink()
-                fsync_folder(bundles)
+                fsync_path(bundles)
             else:
                 _write_current(bundles, before)
         return "nothing is current, as before" if before is None else f"{before.version} stays current"

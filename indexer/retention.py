@@ -15,12 +15,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from corpus.errors import ArtefactError, BundleCorrupt
+from corpus.folders import fsync_path
 from corpus.workspace import Workspace, versions
 from indexer.construction import PREFIX as BUILDING
 from indexer.construction import building
 from indexer.manifest import MANIFEST_FILE, read_manifest
 from indexer.publish import CURRENT_FILE, publishing, read_current
-from indexer.verify import fsync_folder
 from retrieval.vectors.embeddings import cache_folder
 
 logger = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ def _set_aside(paths: Sequence[Path]) -> list[Path]:
         for path, target in zip(paths, aside, strict=True):
             path.rename(target)
         if paths:
-            fsync_folder(paths[0].parent)
+            fsync_path(paths[0].parent)
     except OSError as exc:
         raise _failed(exc) from exc
     return aside

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from corpus.errors import BundleCorrupt
+from corpus.folders import fsync_path
 from indexer.manifest import MANIFEST_FILE, BundleManifest, FileEntry, read_manifest
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ def hash_files(folder: Path) -> dict[str, FileEntry]:
         raise _corrupt(folder, faults)
     entries = _in_parallel(lambda name: _entry(folder / name, flush=True), names)
     for directory, _, _ in os.walk(folder):
-        fsync_folder(Path(directory))
+        fsync_path(Path(directory))
     return dict(zip(names, entries, strict=True))
 
 
@@ -91,15 +92,6 @@ def _faults(folder: Path, manifest: BundleManifest) -> list[str]:
     present = [name for name in names if name in known]
     faults += filter(None, _in_parallel(lambda name: check_file(folder, name, known[name]), present))
     return faults
-
-
-def fsync_folder(folder: Path) -> None:
-    """Flush a folder's own entries, so that a rename in it survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _list_files(folder: Path) -> tuple[list[str], list[str]]:

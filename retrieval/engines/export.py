@@ -50,7 +50,9 @@ def export_openvino(
             # the default would squeeze fp32 weights into fp16
             openvino.save_model(model, str(folder / GRAPH_FILE), compress_to_fp16=False)
         except RuntimeError as exc:
-            raise ArtefactError(f"expected a module that OpenVINO can convert, got: {exc}") from exc
+            raise ArtefactError(
+                f"expected to convert a module with OpenVINO and to write it to {folder}, got: {exc}"
+            ) from exc
 
 
 def _example(batch: TokenBatch) -> dict[str, torch.Tensor]:

@@ -95,12 +95,15 @@ def embed_items(
         found[places] = True
     missing = np.sort(first[~found])  # of equal texts the first one's row stands for all
     for rows, fresh in _encode(encoder, texts, missing, encode_shards):
-        vectors[rows] = fresh
+        vectors[rows] = as_embeddings(fresh, encoder.dim)  # before it is cached: what is there is taken for good
         _write(folder, texts.digests[rows], fresh)
     _copy_to_equals(vectors, first[place])
     if into is not None:
-        vectors.flush()  # type: ignore[attr-defined]
-        vectors = np.load(into, mmap_mode="r", allow_pickle=False)
+        try:
+            vectors.flush()  # type: ignore[attr-defined]
+            vectors = np.load(into, mmap_mode="r", allow_pickle=False)
+        except OSError as exc:
+            raise _unwritable(into, exc) from exc
     return EmbedReport(
         vectors=as_embeddings(vectors, encoder.dim), n_embedded=len(missing), n_reused=len(keys) - len(missing)
     )
@@ -131,9 +134,15 @@ def _room(into: Path | None, n: int, dim: int) -> FloatArray:
         return np.empty((n, dim), dtype=np.float32)
     try:
         room: FloatArray = np.lib.format.open_memmap(into, mode="w+", dtype=np.float32, shape=(n, dim))
+        with into.open("r+b") as file:  # all of it now: on a full disk, writing to mapped memory kills the process
+            os.posix_fallocate(file.fileno(), 0, into.stat().st_size)
     except OSError as exc:
-        raise ArtefactError(f"expected to write embeddings to {into}, got: {exc}; free or mend the disk") from exc
+        raise _unwritable(into, exc) from exc
     return room
+
+
+def _unwritable(path: Path, exc: OSError) -> ArtefactError:
+    return ArtefactError(f"expected to write embeddings to {path}, got: {exc}; free or mend the disk")
 
 
 def _encode(
@@ -202,7 +211,7 @@ def _write(folder: Path, hashes: Digests, vectors: FloatArray) -> None:
         _save(_vectors_path(path), vectors)
         _save(path, hashes)
     except OSError as exc:
-        raise ArtefactError(f"expected to write embeddings to {folder}, got: {exc}; free or mend the disk") from exc
+        raise _unwritable(folder, exc) from exc
 
 
 def _save(path: Path, array: npt.NDArray[Any]) -> None:

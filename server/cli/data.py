@@ -88,14 +88,16 @@ def prepare(
     ] = None,
 ) -> None:
     """Clean the catalogue and the event log; pair queries with what answered them."""
-    from corpus.live_log import last_before
+    from corpus.live_log import Held, read_log
     from corpus.prepare import prepare as prepare_data
 
     workspace, config = open_store(store, overrides)
     superseded = None
     if as_of is not None:
-        superseded = last_before(workspace.live, as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC))
-    result = prepare_data(config.data, workspace.root, workspace.data, live_sequence=superseded)
+        as_of = as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC)
+        log = read_log(workspace.live)
+        superseded = Held(log=log.identity, sequence=log.last_before(as_of), as_of=as_of)
+    result = prepare_data(config.data, workspace.root, workspace.data, held=superseded)
     values = result.model_dump()
     report_values(
         values, as_json=as_json, text="\n".join(f"{key.replace('_', ' '):<24} {_show(v)}" for key, v in values.items())

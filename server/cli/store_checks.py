@@ -54,7 +54,7 @@ def store_checks(store: Path) -> list[Check]:
 
 
 def _bundle(workspace: Workspace) -> Iterator[Check]:
-    from corpus.live_log import read_changes
+    from corpus.live_log import read_log
     from indexer.bundle import open_bundle
     from indexer.publish import current_version
 
@@ -69,7 +69,7 @@ def _bundle(workspace: Workspace) -> Iterator[Check]:
         yield Check(name="bundle", ok=False, found=str(exc), remedy="tandem rollback, or build and publish")
         return
     try:
-        n_changes = len(read_changes(workspace.live, after=bundle.manifest.live_sequence))
+        n_changes = len(read_log(workspace.live).beyond(bundle.manifest.held))
         yield Check(name="live updates", ok=True, found=f"{n_changes:,} calls since {current} was built")
     except TandemError as exc:
         remedy = "restore live/changes.log, or move it away and send the updates again"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from corpus import shoppers
 from corpus.errors import BadSource, ConfigError, InputError
+from corpus.live_log import Held
 from corpus.prepare import prepare
 from corpus.prepared import Prepared
 from corpus.settings import DataConfig
@@ -293,9 +294,10 @@ def test_what_an_export_supersedes_stays_noted_until_another_says_so(store):
     store.rows("events.jsonl", [row(0, "search", query="pan"), row(1, "click", item_id="a")])
     whole = {"valid_share": 0.0, "test_share": 0.0}
     store.prepare(**whole)
-    assert store.prepared.live_sequence == 0
+    assert store.prepared.held == Held()
     given = {"items": "source/items.jsonl", "events": "source/events.jsonl", **whole}
-    prepare(DataConfig.model_validate(given), store.root, store.root / "data", live_sequence=7)
-    assert store.prepared.live_sequence == 7
+    held = Held(log="a" * 32, sequence=7, as_of=datetime(2026, 3, 1, tzinfo=UTC))
+    prepare(DataConfig.model_validate(given), store.root, store.root / "data", held=held)
+    assert store.prepared.held == held
     store.prepare(**whole)
-    assert store.prepared.live_sequence == 7
+    assert store.prepared.held == held

@@ -1,8 +1,9 @@
 """A disk that fails, or a machine that dies, at the i-th change that a block makes to it.
 
-Every call that changes something on the disk is counted at the operating system's seam: opening for writing, write,
-truncate, fsync, rename, replace, unlink, rmdir. What a power cut takes is modelled as POSIX allows it: content that was
-not flushed is gone, and so, if ``lose_renames``, is every rename after which its folder was not flushed.
+Every call that changes something on the disk is counted at the operating system's seam: opening for writing, write and
+truncate (by Python's files or by descriptors), fsync, rename, replace, unlink, rmdir. What a power cut takes is
+modelled as POSIX allows it: content that was not flushed is gone, and so, if ``lose_renames``, is every rename after
+which its folder was not flushed.
 """
 
 import errno
@@ -35,6 +36,9 @@ class FaultyDisk:
         """Stand between the block and the disk."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(io, "open", self._opening(io.open))
+            patch.setattr(os, "open", self._creation(os.open))
+            patch.setattr(os, "pwrite", self._write(os.pwrite))
+            patch.setattr(os, "ftruncate", self._truncation(os.ftruncate))
             patch.setattr(os, "fsync", self._flush(os.fsync))
             for name in ("rename", "replace"):
                 patch.setattr(os, name, self._move(name, getattr(os, name)))
@@ -65,9 +69,30 @@ class FaultyDisk:
 
         return open_file
 
+    def _creation(self, real: Callable[..., int]) -> Callable[..., int]:
+        def open_file(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
+            if not flags & (os.O_CREAT | os.O_TRUNC):
+                return real(path, flags, *arguments, **options)
+            opened: int = self._act("open", lambda: real(path, flags, *arguments, **options))
+            return opened
+
+        return open_file
+
+    def _write(self, real: Callable[[int, bytes, int], int]) -> Callable[[int, bytes, int], int]:
+        def pwrite(descriptor: int, data: bytes, at: int) -> int:
+            self._durable_bytes.setdefault(_path_of(descriptor), os.fstat(descriptor).st_size)
+            half = data[: len(data) // 2]
+            written: int = self._act("write", lambda: real(descriptor, data, at), lambda: real(descriptor, half, at))
+            return written
+
+        return pwrite
+
+    def _truncation(self, real: Callable[[int, int], None]) -> Callable[[int, int], None]:
+        return lambda descriptor, size: self._act("truncate", lambda: real(descriptor, size))
+
     def _flush(self, real: Callable[[int], None]) -> Callable[[int], None]:
         def fsync(descriptor: int) -> None:
-            path = os.readlink(f"/proc/self/fd/{descriptor}")
+            path = _path_of(descriptor)
             self._act("fsync", lambda: real(descriptor))
             self._durable_bytes.pop(path, None)
             self._renames = [each for each in self._renames if os.path.dirname(each[1]) != path]
@@ -111,6 +136,10 @@ class FaultyDisk:
         if self._error is None:
             raise Crash(f"at {name}, change {number}")
         raise OSError(self._error, os.strerror(self._error))
+
+
+def _path_of(descriptor: int) -> str:
+    return os.readlink(f"/proc/self/fd/{descriptor}")
 
 
 ERRORS = (errno.ENOSPC, errno.EIO)

@@ -12,16 +12,20 @@ from indexer.retention import remove_unused
 from tests.indexer.small_bundles import SMALL_FILES, manifest_of
 
 
+def build_a_small_bundle(workspace: Workspace) -> None:
+    with construction(workspace.bundles) as site:
+        for name, content in SMALL_FILES.items():
+            (site.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (site.folder / name).write_bytes(content)
+        (site.folder / MANIFEST_FILE).write_bytes(manifest_of(site.folder, site.version).render())
+
+
 def build_publish_and_remove(root: Path, ready: Connection) -> None:
     """Build small bundles, publish, roll back and remove, for ever."""
     workspace = Workspace(root)
     ready.send(os.getpid())
     while True:
-        with construction(workspace.bundles) as site:
-            for name, content in SMALL_FILES.items():
-                (site.folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (site.folder / name).write_bytes(content)
-            (site.folder / MANIFEST_FILE).write_bytes(manifest_of(site.folder, site.version).render())
+        build_a_small_bundle(workspace)
         publish(workspace.bundles)
         current = read_current(workspace.bundles)
         if current is not None and current.history:

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import random
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from indexer.publish import current_version, list_bundles, publish, read_current
 from indexer.retention import remove_unused
 from indexer.verify import verify_bundle
 from tests.indexer.faulty_disk import ERRORS, Crash, FaultyDisk
-from tests.indexer.killed_work import build_a_real_bundle, build_publish_and_remove
+from tests.indexer.killed_work import build_a_real_bundle, build_a_small_bundle, build_publish_and_remove
 from tests.indexer.small_bundles import write_small_bundle
 from tests.indexer.small_models import BUILD, RERANKER, RETRIEVER
 
@@ -71,6 +72,9 @@ class Change:
         if self.name == "gc":
             assert {path.name for path in store.bundles.iterdir() if path.is_dir()} == {"v1", "v2", "v5"}
             assert [path.name for path in store.embeddings.iterdir()] == ["e2"]
+        if self.name == "build":
+            assert list_bundles(store.bundles)[-1].version in {"v6", "v7"}  # the second after an error at the very end
+            assert not list(store.bundles.glob(".building-*"))
         publish(store.bundles, self.after)  # which adds a line that a death kept from being written
         lines = (store.bundles / "publications.jsonl").read_text().splitlines()
         assert json.loads(lines[-1])["version"] == self.after
@@ -78,6 +82,7 @@ class Change:
 
 
 CHANGES = (
+    Change("build", build_a_small_bundle, "v2"),
     Change("publish", lambda store: publish(store.bundles, "v4"), "v4"),
     Change("rollback", lambda store: rollback(store.bundles), "v1"),
     Change("pull", lambda store: mirror(store).pull(store.bundles), "v6"),
@@ -109,7 +114,9 @@ def test_every_kind_of_change_is_counted(change, pristine, tmp_path):
     with FaultyDisk().inserted() as disk:
         change.work(store)
     wanted = {"open", "fsync", "rename", "unlink", "rmdir"}
-    assert set(disk.calls) >= (wanted if change.name == "gc" else {"open", "write", "truncate", "fsync", "replace"})
+    if change.name not in ("build", "gc"):
+        wanted = {"open", "write", "truncate", "fsync", "replace"}
+    assert set(disk.calls) >= wanted
 
 
 @pytest.mark.parametrize("death", DEATHS)
@@ -185,6 +192,22 @@ def test_the_first_publication_that_fails_leaves_nothing_current(tmp_path):
             publish(tmp_path / f"{at}")
         assert current_version(tmp_path / f"{at}") is None
         assert publish(tmp_path / f"{at}") == "v1"
+
+
+@pytest.mark.slow
+def test_a_build_that_finds_no_room_says_so_and_leaves_nothing_behind(workspace, built_workspace):
+    files = built_workspace[1].manifest.files
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for name in ("reranker/openvino_model.bin", "encoder/openvino_model.bin", "vectors.npy", "items.parquet"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (files[name].size_bytes - 1, limits[1]))
+        try:
+            with pytest.raises(TandemError, match=name.split("/")[0]):
+                build_bundle(workspace, RETRIEVER, RERANKER, BUILD)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert not list_bundles(workspace.bundles)
+        assert not list(workspace.bundles.glob(".building-*"))
+    verify_bundle(workspace.bundles / build_bundle(workspace, RETRIEVER, RERANKER, BUILD).manifest.version)
 
 
 SHORT_KILLS = 12

@@ -40,7 +40,7 @@ def apply(encoder):
         upserts = {item.item_id: item for item in items}
         texts = live.passages_to_embed(upserts)
         embeddings = dict(zip(texts, encoder.encode(list(texts.values())), strict=True))
-        return live.with_changes(live.sequence + 1, upserts, deletions, embeddings)
+        return live.with_changes(upserts, deletions, embeddings)
 
     return run
 

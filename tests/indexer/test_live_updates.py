@@ -1,13 +1,16 @@
 """Live updates against a dictionary: whatever is called, crashes or is rebuilt, searches find what was acknowledged."""
 
+import json
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -17,7 +20,8 @@ from corpus.columns import ItemColumns
 from corpus.errors import ArtefactError, UpdatesRefused
 from corpus.items import Item, ItemTable
 from corpus.live_items import merge_changes
-from corpus.live_log import LOG_FILE, read_changes
+from corpus.live_log import LOG_FILE, Held, file_head, read_log
+from corpus.live_log_writer import LiveLogWriter
 from corpus.prepared import Prepared
 from corpus.workspace import Workspace
 from indexer import live_updates
@@ -132,11 +136,11 @@ class LiveMachine(RuleBasedStateMachine):
                 file.write(tail)
         self.updates = updates_of(self.built, self.workspace)
 
-    @rule(shift=st.integers(0, 3))
-    def rebuild(self, shift: int) -> None:
-        """Serve a bundle that holds the changes up to one: rows differ, numbers go on."""
-        changes = read_changes(self.workspace.live)
-        held = changes[: max(0, len(changes) - shift)]
+    @rule(shift=st.integers(0, 3), elsewhere=st.booleans())
+    def rebuild(self, shift: int, elsewhere: bool) -> None:
+        """Serve a bundle that holds the changes up to one: rows differ, numbers go on. Elsewhere another log counts."""
+        log = read_log(self.workspace.live)
+        held = log.changes[: max(0, len(log.changes) - shift)]
         items = merge_changes(self.bundle.items, held)
         fields = self.bundle.stage.item_fields
         base = self.bundle.retriever
@@ -145,7 +149,11 @@ class LiveMachine(RuleBasedStateMachine):
         lexical = type(base.lexical_index).build(items, self.bundle.stage.lexical)
         retriever = type(base)(base.encoder, index, lexical, base.weights)
         manifest = self.bundle.manifest.model_copy(
-            update={"live_sequence": held[-1].sequence if held else 0, "n_items": len(items)}
+            update={
+                "live_log": "f" * 32 if elsewhere else log.identity,
+                "live_sequence": 99 if elsewhere else len(held),
+                "n_items": len(items),
+            }
         )
         self.built = replace(
             self.bundle,
@@ -198,7 +206,7 @@ def test_vectors_of_another_encoder_are_not_taken(bundle, store):
     entry = bundle.manifest.retriever.model_copy(update={"item_encoder_fingerprint": "f" * 64})
     other = replace(bundle, manifest=bundle.manifest.model_copy(update={"retriever": entry}))
     second = updates_of(other, store)  # the same graph under another name embeds it anew
-    assert read_changes(store.live)[0].encoder != "f" * 64
+    assert read_log(store.live).changes[0].encoder != "f" * 64
     np.testing.assert_allclose(
         second.bundle.retriever.vectors_of(np.array([60])), first.bundle.retriever.vectors_of(np.array([60])), atol=1e-6
     )
@@ -226,12 +234,117 @@ def test_a_snapshot_that_cannot_be_logged_is_never_served(bundle, store, monkeyp
     def fail(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("corpus.live_log.os.fsync", fail)
+    monkeypatch.setattr("corpus.live_log_writer.os.fsync", fail)
     with pytest.raises(ArtefactError):
         updates.delete(["n-1"])
     assert updates.bundle is before
     with pytest.raises(UpdatesRefused, match="restart the server"):
         updates.delete(["n-1"])
+
+
+def of(bundle: Bundle, **manifest: object) -> Bundle:
+    """The same bundle, as if its manifest said something else."""
+    return replace(bundle, manifest=bundle.manifest.model_copy(update=manifest))
+
+
+def test_a_bundle_from_elsewhere_takes_no_acknowledged_update_away(bundle, store):
+    updates = updates_of(bundle, store)
+    updates.upsert([Item(item_id="n-1", title="zork")])
+    pulled = of(bundle, live_log="f" * 32, live_sequence=120)
+    updates.serve(pulled)
+    updates.upsert([Item(item_id="n-2", title="gizmotron")])
+    updates.close()
+    after = updates_of(pulled, store)
+    assert {"n-1", "n-2"} <= catalogue(after.bundle).keys()
+    after.delete(["n-1"])
+    after.close()
+    assert [change.sequence for change in read_log(store.live).changes] == [1, 2, 3]
+
+
+def test_a_bundle_from_elsewhere_overrides_what_its_export_was_told_later(bundle, store):
+    updates = updates_of(bundle, store)
+    updates.upsert([Item(item_id="i-01", title="told here", updated_at=bundle.manifest.created_at)])
+    later = bundle.manifest.created_at + timedelta(days=1)
+    frame = bundle.items.frame
+    row = bundle.items.row_of("i-01")
+    times = [later if number == row else None for number in range(frame.height)]
+    items = ItemTable(frame.with_columns(pl.Series("updated_at", times, dtype=frame.schema["updated_at"])))
+    pulled = replace(of(bundle, live_log="f" * 32, created_at=later + timedelta(days=1)), items=items)
+    assert updates.serve(pulled) is not bundle
+    assert catalogue(updates.bundle)["i-01"].title == bundle.items.item(row).title
+    # an export of a time speaks for all that was sent before
+    updates.upsert([Item(item_id="n-1", title="zork")])
+    updates.serve(of(pulled, live_as_of=later + timedelta(days=9)))
+    assert updates.n_changed == 0
+    # what comes after a bundle was built counts, whatever the items say
+    updates.serve(of(pulled, created_at=bundle.manifest.created_at - timedelta(days=1)))
+    assert catalogue(updates.bundle)["i-01"].title == "told here"
+    updates.close()
+
+
+def test_a_log_that_cannot_be_pruned_keeps_nobody_from_being_served(bundle, store, monkeypatch, caplog):
+    updates = updates_of(bundle, store)
+    updates.upsert([Item(item_id="n-1", title="zork")])
+    monkeypatch.setattr(live_updates, "_unneeded", lambda _: 1)
+    real = LiveLogWriter._replace
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(LiveLogWriter, "_replace", fail)
+    holding = of(bundle, live_log=read_log(store.live).identity, live_sequence=1)
+    assert updates.serve(holding) is holding
+    assert "keeps what no bundle needs any more" in caplog.text
+    updates.upsert([Item(item_id="n-2", title="gizmotron")])
+    monkeypatch.setattr(LiveLogWriter, "_replace", real)
+    updates.serve(holding)
+    assert [change.sequence for change in read_log(store.live).changes] == [2]
+    updates.close()
+
+
+def test_a_follower_reads_what_the_writer_wrote_and_no_more_than_that(bundle, store):
+    follower, writer = updates_of(bundle, store), updates_of(bundle, store)
+    assert not follower.follow()
+    writer.upsert([Item(item_id="n-1", title="zork")])
+    assert follower.follow()
+    assert "n-1" in catalogue(follower.bundle)
+    snapshot = follower.bundle
+    assert not follower.follow()
+    assert follower.bundle is snapshot
+    writer.delete(["n-1"])
+    assert follower.follow()
+    assert "n-1" not in catalogue(follower.bundle)
+    assert not writer.follow()
+    writer.close()
+
+
+def test_what_a_follower_could_not_replay_is_not_passed_over(bundle, store, monkeypatch):
+    follower, writer = updates_of(bundle, store), updates_of(bundle, store)
+    writer.upsert([Item(item_id="n-1", title="zork")])
+    writer.close()
+    with monkeypatch.context() as broken:
+        broken.setattr(live_updates, "_replayed", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            follower.follow()
+        with pytest.raises(ZeroDivisionError):
+            follower.upsert([Item(item_id="n-2", title="gizmotron")])
+    follower.upsert([Item(item_id="n-2", title="gizmotron")])
+    assert {"n-1", "n-2"} <= catalogue(follower.bundle).keys()
+    follower.close()
+
+
+def test_a_bundle_whose_manifest_cannot_be_read_may_need_every_change(workspace, bundle, tmp_path):
+    copy = Workspace(tmp_path / "copy")
+    for version in ("v1", "v2"):
+        folder = copy.bundles / version
+        folder.mkdir(parents=True)
+        manifest = bundle.manifest.model_copy(update={"version": version, "live_log": "a" * 32, "live_sequence": 7})
+        (folder / "manifest.json").write_bytes(manifest.render())
+    copy.live.mkdir()
+    (copy.live / LOG_FILE).write_bytes(file_head(0, "a" * 32))
+    assert live_updates._unneeded(copy) == 7
+    (copy.bundles / "v1" / "manifest.json").write_bytes(b"{}")
+    assert live_updates._unneeded(copy) == 0
 
 
 def test_rows_behind_the_base_are_added_beyond_the_spare_ones(bundle, store, monkeypatch):
@@ -268,16 +381,17 @@ def test_the_next_build_takes_updates_in_and_the_log_lets_go_of_them(workspace, 
     updates.serve(second)
     assert updates.bundle.items.item(59).price == 3.0
     assert updates.bundle.items.row_of("i-00") is None
-    assert [change.sequence for change in read_changes(workspace.live)] == [1, 2, 3]  # v1 could be served again
+    assert [change.sequence for change in read_log(workspace.live).changes] == [1, 2, 3]  # v1 could be served again
     # an export that holds the updates supersedes them, and then only bundles can need them
     path = workspace.data / "manifest.json"
-    path.write_text(path.read_text(encoding="utf-8").replace('{"format', '{"live_sequence": 2, "format', 1))
-    assert Prepared(workspace.data).live_sequence == 2
+    said = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(said | {"live_log": manifest.live_log, "live_sequence": 2}))
+    assert Prepared(workspace.data).held == Held(log=read_log(workspace.live).identity, sequence=2)
     import shutil
 
     shutil.rmtree(workspace.bundles / "v1")
     updates.serve(second)
-    assert [change.sequence for change in read_changes(workspace.live, after=2)] == [3]
+    assert [change.sequence for change in read_log(workspace.live).changes] == [3]
     assert (workspace.live / LOG_FILE).stat().st_size < 600
     updates.close()
     assert build_bundle(workspace, RETRIEVER, RERANKER, BUILD).manifest.live_sequence == 3
@@ -291,7 +405,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from corpus.items import Item
-from corpus.live_log import Change, LiveLogWriter
+from corpus.live_log import Change
+from corpus.live_log_writer import LiveLogWriter
 
 writer = LiveLogWriter(Path(sys.argv[1]))
 while True:
@@ -318,7 +433,7 @@ def test_no_acknowledged_write_is_lost_to_a_kill(tmp_path, kills):
             process.send_signal(signal.SIGKILL)
             seen += process.stdout.read().splitlines()
         acknowledged = int(seen[-1])
-        found = read_changes(tmp_path)
+        found = read_log(tmp_path).changes
         assert [change.sequence for change in found] == list(range(1, len(found) + 1))
         # what was written but not told may be there, and is one change at most
         assert acknowledged <= len(found) <= acknowledged + 1

@@ -181,7 +181,7 @@ def test_the_size_is_that_of_all_files(small_bundle):
 
 def test_another_format_version_asks_for_the_release_that_wrote_it(small_bundle):
     document = json.loads((small_bundle / MANIFEST_FILE).read_bytes()) | {"format_version": 2}
-    with pytest.raises(BundleCorrupt, match=r"expected format_version 4 .* got 2"):
+    with pytest.raises(BundleCorrupt, match=r"expected format_version 5 .* got 2"):
         parse_manifest(json.dumps(document).encode())
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from corpus.errors import ArtefactError, BundleCorrupt, VersionNotFound
+from indexer import publish as publishing
 from indexer.publish import MAX_HISTORY, current_version, list_bundles, publish, rollback, write_atomically
 from tests.indexer.small_bundles import write_small_bundle
 
@@ -50,6 +51,18 @@ def test_publishing_the_current_version_again_does_not_become_a_step_of_the_hist
     publish(bundles, "v2")
     publish(bundles, "v2")
     assert rollback(bundles) == "v1"
+
+
+def test_a_bundle_that_is_removed_while_it_is_verified_is_not_published(bundles, monkeypatch):
+    publish(bundles, "v2")
+
+    def verified_and_gone(folder: Path) -> None:
+        folder.rename(bundles / ".removing-v1")  # as `gc` does
+
+    monkeypatch.setattr(publishing, "verify_bundle", verified_and_gone)
+    with pytest.raises(VersionNotFound, match="v1"):
+        publish(bundles, "v1")
+    assert current_version(bundles) == "v2"
 
 
 def test_rollback_before_any_publish_says_what_to_do(bundles):

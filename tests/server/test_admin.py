@@ -11,7 +11,7 @@ import pytest
 
 from corpus.errors import InputError, TandemError, UpdatesRefused
 from corpus.items import Item
-from corpus.live_log import read_changes
+from corpus.live_log import read_log
 from indexer.publish import publish
 from server.api.status import violations_of
 from server.cli.app import main
@@ -79,7 +79,7 @@ def test_an_update_is_live_in_no_time(own_store, serving):
         admin.upsert_items([replace(GIZMO, item_id=f"g-{n}", title=f"zzz{n} pan") for n in range(20)])
         assert "g-19" in found(client, "zzz19")
         assert time.monotonic() - started < 5  # idle machines take 0.1 s, but tests share theirs
-    assert len(read_changes(own_store.live)) == 2
+    assert len(read_log(own_store.live).changes) == 2
 
 
 def test_updates_survive_a_restart_and_a_change_of_bundles(own_store, serving, loop):
@@ -96,7 +96,7 @@ def test_updates_survive_a_restart_and_a_change_of_bundles(own_store, serving, l
         assert client.search("gizmotron").index_version == "v2"
         admin.delete_items(["gizmo-1"])
         assert "gizmo-1" not in found(client, "gizmotron")
-    assert [change.sequence for change in read_changes(own_store.live)] == [1, 2, 3]
+    assert [change.sequence for change in read_log(own_store.live).changes] == [1, 2, 3]
 
 
 def test_pages_of_an_answer_show_what_was_ranked_whatever_is_updated(own_store, serving):
@@ -148,7 +148,7 @@ def test_a_log_that_cannot_be_written_takes_nothing_and_the_old_state_serves(own
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as broken:
-            broken.setattr("corpus.live_log.os.pwrite", fail)
+            broken.setattr("corpus.live_log_writer.os.pwrite", fail)
             with pytest.raises(TandemError, match="its log says which"):
                 admin.delete_items(["gizmo-1"])
         assert found(client, "gizmotron")[0] == "gizmo-1"
@@ -161,7 +161,7 @@ def test_what_is_there_already_writes_nothing(own_store, serving):
         admin.upsert_items([GIZMO])
         admin.upsert_items([GIZMO])
         admin.delete_items(["nobody"])
-    assert len(read_changes(own_store.live)) == 1
+    assert len(read_log(own_store.live).changes) == 1
 
 
 @pytest.fixture(scope="module")

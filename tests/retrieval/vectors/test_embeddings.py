@@ -1,12 +1,13 @@
 import logging
+import resource
 
 import numpy as np
 import pytest
 
-from corpus.errors import ArtefactError
+from corpus.errors import ArtefactError, InputError
 from retrieval.engines.encoder import open_torch_encoder
 from retrieval.texts import Texts
-from retrieval.vectors.embeddings import count_missing, embed_items
+from retrieval.vectors.embeddings import _room, count_missing, embed_items
 
 
 class Counting:
@@ -146,6 +147,35 @@ def test_embeddings_can_be_written_to_a_mapped_file(real, tmp_path, small_shards
     assert not report.vectors.flags.writeable
     assert (report.n_embedded, report.n_reused) == (10, 15)
     np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), real.encode(texts), atol=1e-6)
+
+
+def test_a_full_disk_is_noticed_before_anything_is_embedded(real, tmp_path):
+    counting = Counting(real)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(ArtefactError, match="free or mend the disk"):
+            embed_items(counting, ["mug", "pan"] * 500, tmp_path, into=tmp_path / "vectors.npy")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not counting.texts
+
+
+def test_room_is_taken_whole_so_that_none_is_missing_later(real, tmp_path):
+    _room(tmp_path / "vectors.npy", 5000, real.dim)
+    assert (tmp_path / "vectors.npy").stat().st_blocks * 512 >= 5000 * real.dim * 4
+
+
+def test_embeddings_that_cannot_be_searched_are_not_cached(real, tmp_path):
+    class Broken(Counting):
+        def encode(self, texts):
+            return super().encode(texts) * np.nan
+
+    with pytest.raises(InputError, match="finite"):
+        embed_items(Broken(real), ["mug", "pan"], tmp_path)
+    report = embed_items(real, ["mug", "pan"], tmp_path)
+    assert report.n_embedded == 2
+    np.testing.assert_allclose(report.vectors, real.encode(["mug", "pan"]), atol=1e-6)
 
 
 def test_texts_are_made_a_shard_at_a_time(real, tmp_path, small_shards, monkeypatch):
