@@ -54,7 +54,9 @@ class ServerConfig(Section):
     page_ttl_s: float = Field(default=600.0, gt=0)  # how long a next_page_token is honoured
     # no ranking outlives what it depends on (decision 15): this bounds what nobody has thought of
     repeat_ttl_s: float = Field(default=300.0, ge=0)  # how long a ranking answers repeated searches; 0: it never does
-    ranking_cache_mib: int = Field(default=96, ge=1)  # rankings kept for both, about 10 KB each; the oldest go first
+    ranking_cache_mib: int = Field(
+        default=96, ge=1
+    )  # rankings kept for both, about 13 KB each; those unused longest go first
 
     default_timeout_ms: float = Field(default=1000.0, gt=0)  # budget of a call that brings no deadline
     reserve_ms: float = Field(default=25.0, ge=0)  # kept back from a deadline for the answer and its way back

@@ -328,7 +328,8 @@ class TandemServer:
     async def stop(self) -> None:
         """Say that no more calls are wanted, let those in flight finish, and close everything."""
         await self._readiness.end()
-        await self._admin_server.stop(self._config.drain_timeout_s)
+        # both at once, or one would go on taking calls while the other waits for its last
+        admin_stopping = asyncio.create_task(self._admin_server.stop(self._config.drain_timeout_s))
         stopping = asyncio.create_task(self._server.stop(self._config.drain_timeout_s))
         idle_since = time.monotonic()
         while not stopping.done() and time.monotonic() - idle_since < FLUSH_S:
@@ -336,7 +337,7 @@ class TandemServer:
             if not self._service.is_idle:
                 idle_since = time.monotonic()
         await self._server.stop(None)  # only streams are left, such as health watches, which never end by themselves
-        await stopping
+        await asyncio.gather(stopping, admin_stopping)
         if self._siblings is not None:
             await self._siblings.end()
         if self._following is not None:

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import grpc
 
@@ -27,6 +28,9 @@ from server.rankings.answers import Answers, Asked
 from server.stages.ranking import Run
 
 logger = logging.getLogger(__name__)
+
+_What = TypeVar("_What")
+_Done = TypeVar("_Done")
 
 
 @refusing_the_rest
@@ -153,12 +157,7 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
         self, request: search_pb2.RecordEventsRequest, run: Run
     ) -> search_pb2.RecordEventsResponse:
         events = read_events(request, self._config, now=datetime.now(UTC))
-        with self._writes.admit():
-            try:
-                recorded = await in_thread(self._threads.disk, run, self._histories.record, events)
-            except ArtefactError:
-                run.history_errors.append("write")
-                raise
+        recorded = await self._write(run, self._histories.record, events)
         row_of = self.pipeline.bundle.items.row_of
         named = dict.fromkeys(event.item_id for event in events if event.item_id is not None)
         return search_pb2.RecordEventsResponse(
@@ -171,7 +170,7 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
         call = read_suggest(request, self._config)
         bundle = self.pipeline.bundle
         with self._suggestions.admit():  # not behind searches: it keeps pace with typing
-            return await in_thread(self._threads.disk, run, suggest, bundle, self._histories, call)
+            return await in_thread(self._threads.disk, run, suggest, bundle, self._histories, call, run)
 
     async def _batch_search(self, request: search_pb2.BatchSearchRequest, run: Run) -> search_pb2.BatchSearchResponse:
         check_batch(request, self._config)
@@ -238,6 +237,13 @@ class SearchService(Answering, search_pb2_grpc.SearchServiceServicer):
 
     async def _delete_user(self, request: search_pb2.DeleteUserRequest, run: Run) -> search_pb2.DeleteUserResponse:
         shoppers = read_deleted_shoppers(request)
+        return search_pb2.DeleteUserResponse(n_deleted=await self._write(run, self._histories.delete, shoppers))
+
+    async def _write(self, run: Run, change: Callable[[_What], _Done], what: _What) -> _Done:
+        """Change the histories, in turn with others who do; a failure is counted."""
         with self._writes.admit():
-            n_deleted = await in_thread(self._threads.disk, run, self._histories.delete, shoppers)
-        return search_pb2.DeleteUserResponse(n_deleted=n_deleted)
+            try:
+                return await in_thread(self._threads.disk, run, change, what)
+            except ArtefactError:
+                run.history_errors.append("write")
+                raise

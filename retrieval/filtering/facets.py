@@ -8,7 +8,7 @@ import numpy.typing as npt
 from corpus.columns import ItemColumns
 from corpus.errors import BadFilter
 from retrieval.arrays import IntArray
-from retrieval.filtering.filters import attribute_name, check_field
+from retrieval.filtering.filters import attribute_name, check_field, shown
 from retrieval.filtering.predicates import number_column, text_column
 
 _TRUTHS = ["false", "true"]
@@ -125,9 +125,5 @@ def _numbers(field: str, rows: IntArray, columns: ItemColumns) -> tuple[IntArray
 
 
 def _interval(low: float | None, high: float | None) -> str:
-    begin = "(-inf" if low is None else f"[{_shown(low)}"
-    return f"{begin}, {'inf' if high is None else _shown(high)})"
-
-
-def _shown(number: float) -> str:
-    return str(int(number)) if number == int(number) else repr(number)
+    begin = "(-inf" if low is None else f"[{shown(low)}"
+    return f"{begin}, {'inf' if high is None else shown(high)})"

@@ -236,6 +236,11 @@ def _children(node: Filter) -> tuple[Filter, ...]:
     return (node.operand,) if isinstance(node, Not) else node.operands
 
 
+def shown(number: float) -> str:
+    """Return a number as catalogues write it: 4 instead of 4.0, and all of its digits."""
+    return str(int(number)) if math.isfinite(number) and number == int(number) else repr(number)
+
+
 def _some(operands: tuple[Filter, ...]) -> tuple[Filter, ...]:
     if not operands:
         raise BadFilter("expected one condition or more, got none")
@@ -254,7 +259,7 @@ def _checked(field: str, operator: str, value: Value) -> Value:
         return _truth(value)
     if isinstance(value, datetime | bool) or not isinstance(value, str | int | float):
         raise BadFilter(f"expected {field} with a text, got a {type(value).__name__}")
-    return _text(field, value if isinstance(value, str) else f"{value:g}")
+    return _text(field, value if isinstance(value, str) else shown(value))
 
 
 def _number(field: str, operator: str, value: Value) -> float:

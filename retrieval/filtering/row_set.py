@@ -57,8 +57,12 @@ class RowSet:
         """The mask in bits, row 0 the lowest of the first byte."""
         return np.packbits(self.mask, bitorder="little")
 
+    @cached_property
+    def _n_rows(self) -> int:
+        return int(np.count_nonzero(self.mask))  # a list of ten million rows takes 80 MB
+
     def __len__(self) -> int:
-        return len(self.rows)
+        return self._n_rows
 
     def __and__(self, other: "RowSet") -> "RowSet":
         return RowSet(self.mask & other.mask)

@@ -57,9 +57,10 @@ def n_cells(n_items: int) -> int:
 
 
 def n_subvectors(dim: int) -> int:
-    """Return into how many parts product quantisation cuts an embedding: 64 of 4 to 6 numbers.
+    """Return into how many equal parts product quantisation cuts an embedding: 64 at a width of 256 to 384.
 
-    Narrower embeddings have fewer parts of 4 numbers, wider ones more parts of 6.
+    Narrower embeddings have fewer parts of 4 numbers, wider ones more of 6 or, where 6 does not divide them, a little
+    longer ones.
     """
     return most_parts(dim, max(dim // 6, min(dim // 4, 64)))
 

@@ -20,6 +20,7 @@ from retrieval.vectors.index_kinds import Breadth, Structure
 
 GPU_KINDS: tuple[IndexKind, ...] = ("flat", "ivf_flat", "hnsw")
 REFINE_FACTOR = 2  # 16 bits confuse the ranks of near-equal items alone
+MOST_ASKED = 2048  # hits of a query, and cells that it visits: FAISS refuses more on a GPU
 
 
 class GpuIndex:
@@ -65,13 +66,17 @@ class GpuIndex:
     def search(self, queries: FloatArray, k: int, breadth: Breadth) -> IntArray:
         """Return rows int64 (n_queries, k), about best first; -1 is padding.
 
+        Args:
+            queries: float32 (n_queries, dim).
+            k: Hits per query, at most ``MOST_ASKED``.
+            breadth: Of the search; it visits at most ``MOST_ASKED`` cells.
         Raises:
             DeviceUnavailable: If the GPU fails.
         """
         gpu: Any = faiss
         options = None
         if self._kind == "ivf_flat":
-            options = gpu.SearchParametersIVF(nprobe=breadth.nprobe)
+            options = gpu.SearchParametersIVF(nprobe=min(breadth.nprobe, MOST_ASKED))
         elif self._kind == "hnsw":
             options = gpu.SearchParametersCagra()
             options.itopk_size = max(breadth.ef_search, k)

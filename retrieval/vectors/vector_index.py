@@ -17,8 +17,8 @@ from retrieval.config import VectorIndexConfig
 from retrieval.filtering.row_set import RowSet
 from retrieval.vectors.exact_search import inner_products, nearest
 from retrieval.vectors.index_choice import CELLS, COMPRESSED, GRAPHS, choose_kind
+from retrieval.vectors.index_gpu import MOST_ASKED, GpuIndex
 from retrieval.vectors.index_gpu import REFINE_FACTOR as GPU_REFINE_FACTOR
-from retrieval.vectors.index_gpu import GpuIndex
 from retrieval.vectors.index_kinds import (
     Breadth,
     Structure,
@@ -34,8 +34,8 @@ TUNED_DEPTH = 100  # items per query that settings are tuned for; who asks for f
 EF_SEARCH = 128
 PROBED_SHARE = 1 / 16  # of the cells
 REFINE_FACTORS = {"flat_fp16": 1, "sq8": 2, "hnsw_sq8": 2, "ivf_pq": 8, "ivf_rabitq": 8}
-# codes that are read in the time of comparing with one embedding, which has to be fetched from anywhere in memory: 8 to
-# 9 (of 96 parts) and 36 ns beside 134 to 180 (384 numbers, a million and ten million items, one thread)
+# codes that are read in the time of comparing with one embedding, which has to be fetched from anywhere in memory: 10
+# (ivf_pq) and 36 ns beside 150 to 200 (384 numbers, a million items, one thread)
 CODES_PER_COMPARISON = {"ivf_pq": 16, "ivf_rabitq": 4}
 FEW = 10_000  # rows: compared with in a millisecond, which is not worth a search of an index
 SCANNED_SHARE = 0.25  # up to which the allowed rows alone are compared with, rather than all in compressed form
@@ -156,6 +156,8 @@ class VectorIndex:
         if k == 0 or len(queries) == 0:
             shape = (len(queries), k)
             return VectorHits(ids=np.empty(shape, dtype=np.int64), scores=np.empty(shape, dtype=np.float32))
+        if self._gpu is not None and k > MOST_ASKED:
+            exact = True
         if exact or k == n_allowed or self._cheaper_exactly(allowed):  # who asks for all gets all
             scores, ids = self._search_exactly(queries, k, allowed)
         else:
@@ -219,7 +221,7 @@ class VectorIndex:
         factor = GPU_REFINE_FACTOR if self._gpu else self.config.refine_factor
         wide = k if factor is None else min(max(k, TUNED_DEPTH) * factor, n_allowed)
         if self._gpu and allowed is None:
-            ids = self._gpu.search(queries, wide, breadth)
+            ids = self._gpu.search(queries, min(wide, MOST_ASKED), breadth)
         else:
             scores, ids = search_structure(self._structure, queries, wide, breadth, allowed)
             if factor is None:

@@ -79,15 +79,16 @@ def rerank(pipeline: Pipeline, call: RerankCall, run: Run) -> search_pb2.RerankR
     )
 
 
-def suggest(bundle: Bundle, histories: Histories, call: SuggestCall) -> search_pb2.SuggestResponse:
+def suggest(bundle: Bundle, histories: Histories, call: SuggestCall, run: Run) -> search_pb2.SuggestResponse:
     """Complete a beginning: first by what the shopper searched, newest first, then by what others did.
 
     Args:
         bundle: Whose log others are.
         histories: Where the shopper's searches are; without them, others have their say.
         call: What to complete.
+        run: Told if the shopper's searches cannot be read.
     """
-    own = _own_searches(histories, call)[: call.page_size]
+    own = _own_searches(histories, call, run)[: call.page_size]
     known = set(map(fold, own))
     others = bundle.suggestions.complete(call.typed, call.page_size + len(own))
     found = [search_pb2.Suggestion(query=query, score=OWN_SEARCH) for query in own]
@@ -95,13 +96,14 @@ def suggest(bundle: Bundle, histories: Histories, call: SuggestCall) -> search_p
     return search_pb2.SuggestResponse(suggestions=found[: call.page_size])
 
 
-def _own_searches(histories: Histories, call: SuggestCall) -> list[str]:
+def _own_searches(histories: Histories, call: SuggestCall, run: Run) -> list[str]:
     if call.shopper is None:
         return []
     try:
         events = histories.history(call.shopper)
     except Exception as exc:  # suggestions without them are better than none
-        logger.warning("history unavailable", exc_info=exc)
+        logger.warning("history unavailable: %s", type(exc).__qualname__)  # its message may quote the shopper
+        run.history_errors.append("read")
         return []
     beginning = fold(call.typed)
     own: dict[str, str] = {}

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from corpus.errors import VersionNotFound
-from corpus.workspace import Workspace, find_version, next_version
+from corpus.errors import ArtefactError, VersionNotFound
+from corpus.workspace import Workspace, find_version, next_version, versions
 from server.cli.options import JsonOption, SetOption, StoreArgument, open_store, report
 
 if TYPE_CHECKING:
@@ -58,6 +58,42 @@ def train_first_stage(
     folder = _version_to_train(workspace.retrievers, MODEL_FILE, fresh=fresh)
     info = train_retriever(prepared, config.retriever, folder, cache=workspace.embeddings, resume=not fresh)
     return folder, info
+
+
+def has_first_stage(workspace: Workspace, config: "TandemConfig") -> bool:
+    """Tell whether the newest retriever was trained on the prepared data as they are, with these settings."""
+    from corpus.prepared import Prepared
+    from retrieval.model_info import MODEL_FILE, load_retriever_info
+
+    known = versions(workspace.retrievers, marker=MODEL_FILE)
+    try:
+        info = load_retriever_info(workspace.retrievers / known[-1]) if known else None
+    except ArtefactError:  # of another release
+        return False
+    return info is not None and (info.data_fingerprint, info.config) == (
+        Prepared(workspace.data).fingerprint,
+        config.retriever,
+    )
+
+
+def has_second_stage(workspace: Workspace, config: "TandemConfig") -> bool:
+    """Tell the same of the newest reranker, which the newest retriever's candidates must have taught."""
+    from corpus.prepared import Prepared
+    from rerank.model_info import MODEL_FILE, RerankerModelInfo
+    from retrieval.model_info import MODEL_FILE as RETRIEVER_FILE
+    from retrieval.model_info import load_retriever_info
+
+    known = versions(workspace.rerankers, marker=MODEL_FILE)
+    try:
+        info = RerankerModelInfo.load(workspace.rerankers / known[-1]) if known else None
+        first = load_retriever_info(find_version(workspace.retrievers, None, marker=RETRIEVER_FILE))
+    except (ArtefactError, VersionNotFound):
+        return False
+    return info is not None and (info.data_fingerprint, info.config, info.retriever_fingerprint) == (
+        Prepared(workspace.data).fingerprint,
+        config.reranker,
+        first.fingerprint,
+    )
 
 
 def train_second_stage(

@@ -8,7 +8,7 @@ import typer
 from corpus.errors import TooLittleData
 from server.cli.bundles import build, publish
 from server.cli.data import prepare
-from server.cli.models import blend, reranker, retriever
+from server.cli.models import blend, has_first_stage, has_second_stage, reranker, retriever
 from server.cli.options import JsonOption, SetOption, StoreArgument, open_store, report
 
 
@@ -42,11 +42,25 @@ def evaluate(
     report(measured, as_json=as_json, text=measured.table())
 
 
-def run(store: StoreArgument = Path(), overrides: SetOption = None) -> None:
-    """Prepare, train, build and publish: from the store's files to a bundle in service."""
+def run(
+    store: StoreArgument = Path(),
+    overrides: SetOption = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train all models anew, whatever there is.")] = False,
+) -> None:
+    """Prepare, train, build and publish: from the store's files to a bundle in service.
+
+    After a kill, call it again: models that were trained on the same data with the same settings are kept.
+    """
     prepare(store, overrides)
-    retriever(store, overrides)
-    reranker(store, overrides)
+    workspace, config = open_store(store, overrides)
+    if not fresh and has_first_stage(workspace, config):
+        typer.echo("retriever: kept, for it was trained on these data with these settings")
+    else:
+        retriever(store, overrides, fresh)
+    if not fresh and has_second_stage(workspace, config):
+        typer.echo("reranker: kept, for it was trained on these data with these settings")
+    else:
+        reranker(store, overrides, fresh)
     try:
         blend(store, overrides)
     except TooLittleData as exc:

@@ -167,7 +167,7 @@ class KeptRankings:
         if not secrets.compare_digest(asked.mark, self._mark(asked.search_id, request_digest)):
             raise BadPageToken(
                 "this page_token belongs to another request; send it with the fields of the first page, of which only "
-                "page_size may differ",
+                "page_size and labels may differ",
                 field="page_token",
             )
         return asked.search_id, found[0], asked.offset

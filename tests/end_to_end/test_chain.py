@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +18,13 @@ import pytest
 from corpus.events import Event, EventType
 from corpus.prepared import Prepared
 from corpus.synthetic import SyntheticConfig, generate
+from corpus.workspace import Workspace
 from indexer.bundle import open_bundle
 from indexer.manifest import read_manifest
 from rerank.blend_info import read_blend_info
 from server.cli import main
+from server.cli.models import has_first_stage, has_second_stage
+from server.cli.options import open_store
 from server.client import TandemClient
 
 pytestmark = pytest.mark.slow
@@ -164,6 +168,47 @@ def test_recorded_events_change_the_next_search_of_that_shopper_only(store: Path
     assert [(h.item.item_id, h.rerank_score) for h in other.results] == [
         (h.item.item_id, h.rerank_score) for h in before.results
     ]
+
+
+def test_a_run_that_was_killed_goes_on_with_the_models_that_it_had_finished(store: Path, tmp_path: Path):
+    copy = Workspace(tmp_path / "store")
+    shutil.copytree(store, copy.root)
+    for left in (copy.rerankers, copy.blends, copy.bundles):
+        shutil.rmtree(left)
+    finished = (copy.retrievers / "v1" / "model.json").stat().st_mtime_ns
+    main_ok("run", str(copy.root))
+    assert [path.name for path in copy.retrievers.iterdir()] == ["v1"]
+    assert (copy.retrievers / "v1" / "model.json").stat().st_mtime_ns == finished
+    manifest = read_manifest(copy.bundles / "v1")
+    assert (manifest.retriever.version, manifest.reranker.version, manifest.blend.version) == ("v1", "v1", "v1")
+
+
+def test_models_of_other_data_settings_or_candidates_are_trained_anew(store: Path, tmp_path: Path):
+    copy = Workspace(tmp_path)
+    shutil.copytree(store / "models", tmp_path / "models")
+    shutil.copytree(store / "data", copy.data)
+    shutil.copy(store / "tandem.toml", copy.config_path)
+
+    def kept(*overrides: str) -> tuple[bool, bool]:
+        workspace, config = open_store(copy.root, list(overrides))
+        return has_first_stage(workspace, config), has_second_stage(workspace, config)
+
+    assert kept() == (True, True)
+    assert kept("retriever.train.seed=5") == (False, True)
+    assert kept("reranker.train.seed=5") == (True, False)
+    manifest = copy.data / "manifest.json"
+    said = manifest.read_text()
+    manifest.write_text(said.replace(Prepared(copy.data).fingerprint, "0" * 64))
+    assert kept() == (False, False)
+    manifest.write_text(said)
+    described = copy.retrievers / "v1" / "model.json"
+    info = json.loads(described.read_text())
+    described.write_text(json.dumps(info | {"fingerprint": "0" * 64}))
+    assert kept() == (True, False)
+    described.write_text(json.dumps(info | {"format_version": 1}))
+    assert kept() == (False, False)
+    shutil.rmtree(copy.root / "models")
+    assert kept() == (False, False)
 
 
 def test_training_left_random_order_behind(store: Path, capsys: pytest.CaptureFixture[str]):

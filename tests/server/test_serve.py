@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import grpc
@@ -193,6 +194,25 @@ def test_stopping_lets_calls_in_flight_finish_and_takes_no_new_ones(loop, own_st
     assert statuses == [SERVING, NOT_SERVING]
     with TandemClient(server.address, timeout_s=5) as late, pytest.raises(TandemError, match="expected a server at"):
         late.search(QUERY)
+
+
+def test_neither_port_takes_calls_once_the_server_stops(loop, own_store, monkeypatch):
+    server = start(loop, own_store)
+    with grpc.insecure_channel(server.admin_address) as watcher, TandemClient(server.address, timeout_s=60) as client:
+        statuses = health_pb2_grpc.HealthStub(watcher).Watch(health_pb2.HealthCheckRequest(service=""), timeout=60)
+        next(statuses)  # a stream that holds the admin port open
+        assert client.search(QUERY).results
+        began = time.monotonic()
+        stopping = loop.start(server.stop())
+        eventually(lambda: server._readiness.servicer._server_status[SEARCH_SERVICE] == NOT_SERVING)
+        with pytest.raises(TandemError):
+            while time.monotonic() < began + 5:
+                client.search(QUERY)
+                time.sleep(0.02)
+        assert not stopping.done()
+        statuses.cancel()
+        stopping.result(60)
+        assert time.monotonic() < began + 9
 
 
 @pytest.mark.slow

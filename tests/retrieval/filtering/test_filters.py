@@ -54,6 +54,8 @@ def test_values_are_kept_in_the_type_of_their_field():
     assert Comparison("in_stock", "=", "TRUE").value is True
     assert Comparison("attributes.size", ">", "9").value == 9.0
     assert Comparison("attributes.size", "=", 9).value == "9"
+    assert Comparison("attributes.ean", "=", 4006381333931).value == "4006381333931"
+    assert Comparison("attributes.size", "=", 9.25).value == "9.25"
     morning = datetime(2026, 3, 1, 1, tzinfo=timezone(timedelta(hours=1)))
     assert Comparison("updated_at", ">", morning) == Comparison("updated_at", ">", "2026-03-01")
 

@@ -15,6 +15,13 @@ def test_a_set_of_rows_is_the_same_in_every_form() -> None:
     assert np.flatnonzero(chosen.mask).tolist() == [0, 2, 9]
 
 
+def test_counting_lists_no_rows() -> None:
+    chosen = RowSet.of(np.array([9, 2, 0]), n_items=11)
+
+    assert len(chosen) == 3
+    assert "rows" not in vars(chosen)
+
+
 def test_what_two_sets_share() -> None:
     assert (RowSet.of(np.array([0, 1, 2]), 4) & RowSet.of(np.array([2, 3]), 4)).rows.tolist() == [2]
 

@@ -71,6 +71,17 @@ def test_what_the_gpu_finds_is_scored_exactly_and_filters_stay_on_the_cpu(vector
         assert index.with_settings(nprobe=3)._gpu is index._gpu
 
 
+def test_a_gpu_is_asked_for_no_more_than_it_takes(queries, monkeypatch):
+    monkeypatch.setattr(vector_index, "GpuIndex", Halves)
+    vectors = unit(5000, 24, seed=3)
+    index = VectorIndex.build(vectors, VectorIndexConfig(kind="flat", device="gpu"))
+    for k in (1300, 2048, 2049):  # twice as many are wanted, to be scored again
+        hits = index.search(queries[:2], k)
+        np.testing.assert_array_equal(hits.ids[:, :1000], exact(queries[:2], vectors, 1000))
+        assert hits.ids.shape == (2, k)
+    assert index._gpu.asked == [(2048, 1), (2048, 1)]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["flat", "ivf_flat", "hnsw"])
 def test_gpu_finds_what_the_cpu_finds(vectors, queries, kind):

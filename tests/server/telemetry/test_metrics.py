@@ -123,12 +123,16 @@ def test_what_answers_lack_is_counted_by_reason(own_store, serving, monkeypatch)
         client.search(QUERY, user_id="u")
         with pytest.raises(TandemError):
             client.record_events([PURCHASE])
-        eventually(lambda: value(scrape(server), "tandem_history_errors_total", operation="write") == 1)
+        monkeypatch.setattr(server._histories, "delete", fail)
+        with pytest.raises(TandemError):
+            client.delete_user(user_id="u")
+        assert client.suggest("re", user_id="u") == client.suggest("re")
+        eventually(lambda: value(scrape(server), "tandem_history_errors_total", operation="write") == 2)
         samples = scrape(server)
     assert value(samples, "tandem_degraded_answers_total", reason="history_unavailable") == 1
     assert value(samples, "tandem_degraded_answers_total", reason="reranker_failed") == 1
     assert samples["tandem_degraded_answers_total", frozenset({("reason", "deadline")})] == 0
-    assert value(samples, "tandem_history_errors_total", operation="read") == 1
+    assert value(samples, "tandem_history_errors_total", operation="read") == 2  # the search's and the suggestions'
     assert value(samples, "tandem_rerank_depth_sum") == 30
     assert value(samples, "tandem_reranked_pairs_total") == 0
 
