@@ -1,10 +1,6 @@
 """Live updates against a dictionary: whatever is called, crashes or is rebuilt, searches find what was acknowledged."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -34,7 +30,6 @@ from retrieval.passages import passage
 from retrieval.vectors.vector_index import VectorIndex
 from tests.indexer.small_models import BUILD, RERANKER, RETRIEVER
 
-SHORT_KILLS = 10
 WORDS = ("red", "acme", "boot", "zork", "gizmotron", "7-zip", "пальто", "x")
 
 
@@ -396,45 +391,3 @@ def test_the_next_build_takes_updates_in_and_the_log_lets_go_of_them(workspace, 
     updates.close()
     assert build_bundle(workspace, RETRIEVER, RERANKER, BUILD).manifest.live_sequence == 3
     assert read_manifest(workspace.bundles / "v3").n_items == 61
-
-
-# kills
-
-WRITER = """
-import sys
-from datetime import UTC, datetime
-from pathlib import Path
-from corpus.items import Item
-from corpus.live_log import Change
-from corpus.live_log_writer import LiveLogWriter
-
-writer = LiveLogWriter(Path(sys.argv[1]))
-while True:
-    sequence = writer.last + 1
-    item = Item(item_id=f"n-{sequence}", title="x" * (sequence * 997 % 20_000))
-    writer.append(Change(sequence=sequence, time=datetime.now(UTC), upserts=(item,)))
-    sys.stdout.write(f"{sequence}\\n")
-    sys.stdout.flush()
-"""
-
-
-def test_no_acknowledged_write_is_lost_to_a_kill(tmp_path, kills):
-    """A process is killed at random points of writing; the next one goes on where it was."""
-    rng = np.random.default_rng(5)
-    acknowledged = 0
-    n_kills = SHORT_KILLS if kills is None else kills
-    for _ in range(n_kills):
-        with subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
-        ) as process:
-            assert process.stdout is not None
-            seen = [process.stdout.readline()]
-            time.sleep(float(rng.uniform(0, 0.05)))
-            process.send_signal(signal.SIGKILL)
-            seen += process.stdout.read().splitlines()
-        acknowledged = int(seen[-1])
-        found = read_log(tmp_path).changes
-        assert [change.sequence for change in found] == list(range(1, len(found) + 1))
-        # what was written but not told may be there, and is one change at most
-        assert acknowledged <= len(found) <= acknowledged + 1
-    assert acknowledged >= n_kills

@@ -7,6 +7,7 @@ import pytest
 from corpus.errors import ArtefactError, DimensionMismatch, InputError, UnknownItem
 from retrieval.config import VectorIndexConfig
 from retrieval.filtering.row_set import RowSet
+from retrieval.vectors.index_kinds import Breadth, one_thread, search_structure
 from retrieval.vectors.vector_index import VectorIndex, open_vectors
 
 FLAT = VectorIndexConfig(kind="flat")
@@ -61,6 +62,17 @@ def test_flat_index_matches_exact_search(vectors, queries):
     np.testing.assert_allclose(hits.scores, np.take_along_axis(queries @ vectors.T, want, 1), atol=1e-6)
     assert hits.ids.dtype == np.int64
     assert hits.scores.dtype == np.float32
+
+
+def test_many_queries_in_many_cells_are_more_than_faiss_counts_and_are_cut():
+    vectors, few = unit(4000, 384, seed=5), unit(20, 384, seed=6)
+    index = VectorIndex.build(vectors, VectorIndexConfig(kind="ivf_rabitq"))
+    everywhere = Breadth(ef_search=1, nprobe=index.n_cells)
+    times = 2**31 // (4 * 384 * index.n_cells * len(few)) + 1  # beyond it, a call of FAISS's kills the process
+    with one_thread():
+        _, want = search_structure(index._structure, few, 5, everywhere, None)
+        _, got = search_structure(index._structure, np.tile(few, (times, 1)), 5, everywhere, None)
+    np.testing.assert_array_equal(got, np.tile(want, (times, 1)))
 
 
 def recall(got, want):
