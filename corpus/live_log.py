@@ -12,7 +12,8 @@ identity the log: a bundle says up to which change of which log it holds them, o
 
 A record that was cut short by a crash was never acknowledged: it is the last one, and the next writer cuts it off. A
 damaged record with a whole one behind it is no crash's doing, and the file is refused. Who appends holds an exclusive
-lock on the file until the record is flushed or taken back, who reads a shared one: nobody sees what may still vanish.
+lock on the file until the record is flushed or taken back, and who reads looks how long the file is under a shared one:
+nobody sees what may still vanish.
 """
 
 import fcntl
@@ -84,7 +85,7 @@ class LogContent:
 
     def held_up_to(self, held: Held) -> int:
         """Return up to which number a catalogue holds the changes of this log."""
-        if held.log == self.identity:
+        if held.log and held.log == self.identity:
             return held.sequence
         return 0 if held.as_of is None else self.last_before(held.as_of)
 
@@ -155,6 +156,7 @@ class LogReader:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH)
                 size = os.fstat(file).st_size
+                fcntl.flock(file, fcntl.LOCK_UN)  # what was flushed stays: nobody has to wait for a slow reader
                 head = _read_at(file, 0, min(size, FILE_HEAD_BYTES))
                 # whatever replaces a file has another base, or another identity
                 begin = before.end if head == self._head and before.end <= size else 0

@@ -5,10 +5,10 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from corpus.errors import UpdatesRefused
+from corpus.errors import ArtefactError, UpdatesRefused
 from corpus.folders import fsync_path
 from corpus.live_log import LOG_FILE, Change, Held, LogContent, file_head, read_log, record_of, unusable
 
@@ -48,6 +48,9 @@ class LiveLogWriter:
             raise UpdatesRefused(
                 f"expected no other writer of {folder}, but another server takes this store's updates; send them there"
             ) from exc
+        except OSError as exc:
+            os.close(self._lock)
+            raise unusable(self._path, exc) from exc
         try:
             self._open()
         except OSError as exc:
@@ -66,6 +69,8 @@ class LiveLogWriter:
             ArtefactError: If it cannot be written; then it is not in the log.
             UpdatesRefused: If an earlier failure left the file in doubt.
         """
+        if self._fault is None and not self._is_in_place():
+            self._fault = _replaced(self._path)
         if self._fault is not None:
             raise UpdatesRefused(self._fault)
         if change.sequence != self.last + 1:
@@ -97,24 +102,34 @@ class LiveLogWriter:
         upto = min(upto, self.last)
         if self._fault is not None or upto <= self._base:
             return
-        changes = [change for change in read_log(self._path.parent).changes if change.sequence > upto]
+        content = read_log(self._path.parent)
+        if (content.identity, content.last) != (self.identity, self.last):
+            self._fault = _replaced(self._path)
+            raise ArtefactError(self._fault)
         try:
-            self._replace(changes, upto)
+            self._replace([change for change in content.changes if change.sequence > upto], upto)
         except OSError as exc:
             raise unusable(self._path, exc) from exc
 
     def outgrow(self, held: Held) -> None:
-        """Let new numbers exceed those that a catalogue holds, should an older file have been put here.
+        """Become another log where an older file was put here than the one whose changes a catalogue holds.
+
+        The next changes get numbers that the catalogue holds already, and would be taken for those.
 
         Raises:
             ArtefactError: As of ``prune``.
         """
         if self._fault is not None or held.log != self.identity or held.sequence <= self.last:
             return
-        logger.error("the log %s ends before what is served: %d and %d", self._path, self.last, held.sequence)
+        logger.error(
+            "the log %s is older than what is served: it ends at %d of %d", self._path, self.last, held.sequence
+        )
+        content = read_log(self._path.parent)
         try:
-            self._replace([], held.sequence)
+            self.identity = _new_identity()
+            self._replace(content.changes, content.base)
         except OSError as exc:
+            self.identity = content.identity
             raise unusable(self._path, exc) from exc
 
     def close(self) -> None:
@@ -124,11 +139,11 @@ class LiveLogWriter:
         os.close(self._lock)
 
     def _open(self) -> None:
-        if not self._path.exists():
-            self.identity = secrets.token_hex(IDENTITY_BYTES)
-            self._replace([], 0)
+        content = read_log(self._path.parent)
+        if not content.identity:  # there is none, or one of the first format
+            self.identity = _new_identity()
+            self._replace(content.changes, content.base)
         else:
-            content = read_log(self._path.parent)
             self._file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
             self._take(content)
             size = os.fstat(self._file).st_size
@@ -165,14 +180,25 @@ class LiveLogWriter:
             self._fault = _in_doubt(self._path, exc)  # after a power cut the other file may be back
             raise
 
+    def _is_in_place(self) -> bool:
+        """Tell whether what is written is what a restart would read."""
+        try:
+            return os.stat(self._path).st_ino == os.fstat(self._file).st_ino
+        except OSError:
+            return False
+
     @contextmanager
     def _unseen(self) -> Iterator[None]:
         """Keep readers from seeing what may still be taken back."""
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+        except OSError as exc:
+            raise unusable(self._path, exc) from exc
         try:
             yield
         finally:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
+            with suppress(OSError):
+                fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def _restore(self, cause: OSError) -> None:
         """Take back what was half-written, so that it cannot come to life after a restart."""
@@ -190,6 +216,17 @@ def _write(file: int, data: bytes, at: int) -> None:
     while data:
         written = os.pwrite(file, data, at)  # may stop short, as at a quota
         data, at = data[written:], at + written
+
+
+def _new_identity() -> str:
+    return secrets.token_hex(IDENTITY_BYTES)
+
+
+def _replaced(path: Path) -> str:
+    return (
+        f"no live updates are taken since {path.name} is no longer the log that this server wrote; restart the server, "
+        "which goes on with the file that is there"
+    )
 
 
 def _in_doubt(path: Path, exc: OSError) -> str:

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 PREFIX = ".building-"
 LOCK_FILE = ".build.lock"
-DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES}
+DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ from retrieval.passages import passage
 logger = logging.getLogger(__name__)
 
 VECTOR_TYPE = np.dtype("<f4")
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 class LiveUpdates:
@@ -73,12 +74,15 @@ class LiveUpdates:
         if self._writer is not None:
             self._writer.outgrow(bundle.manifest.held)
         reader = LogReader(self._workspace.live)
-        changes = reader.content().beyond(bundle.manifest.held)
+        log = reader.content()
+        changes = log.beyond(bundle.manifest.held)
+        is_own = bundle.manifest.live_log == log.identity != ""
         encoder = _LazyEncoder(bundle, self._n_threads)
         live = None
         if changes:
             try:
-                live = _replayed(LiveBundle.of(bundle), changes, encoder)
+                known_at = LONG_AGO if is_own else bundle.manifest.created_at
+                live = _replayed(LiveBundle.of(bundle), changes, encoder, known_at=known_at)
             except UpdatesRefused as exc:
                 # an old bundle is served in an emergency, and then without what it cannot hold
                 logger.error("%d live updates are missing: %s", len(changes), exc)
@@ -238,14 +242,19 @@ class _LazyEncoder:
         return self._encoder.encode(texts)
 
 
-def _replayed(live: LiveBundle, changes: Sequence[Change], encoder: _LazyEncoder) -> LiveBundle:
+def _replayed(
+    live: LiveBundle, changes: Sequence[Change], encoder: _LazyEncoder, *, known_at: datetime = LONG_AGO
+) -> LiveBundle:
     """Return a snapshot after changes, of which only the last of each item counts.
 
-    What a server was told before a bundle was built elsewhere, which the bundle may hold or not, counts by the rule of
-    builds.
+    Args:
+        live: The snapshot before.
+        changes: Oldest first.
+        encoder: For texts whose embedding the log does not have in this encoder's terms.
+        known_at: What was accepted before may be known to the bundle's export, and counts by the rule of builds.
     """
     fields = live.base.stage.item_fields
-    latest = latest_changes(live.base.items, changes, read_at=live.base.manifest.created_at)
+    latest = latest_changes(live.base.items, changes, read_at=known_at)
     known: dict[tuple[str, str], FloatArray] = {}  # by id and passage
     for change in changes:
         if change.encoder == encoder.fingerprint:

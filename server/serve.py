@@ -49,6 +49,7 @@ MAX_REQUEST_BYTES = 1 << 20  # 100 events, or a search with 200, with every fiel
 MAX_UPDATE_BYTES = 16 << 20  # 500 items with long descriptions
 N_DISK_THREADS = 4
 FOLLOW_S = 0.5  # between looks at what another server of this store was told
+MOST_PAUSE_S = 30.0  # between looks that fail one after the other
 FLUSH_S = 0.5  # for answers on their way out, once no call is being answered
 DRAIN_POLL_S = 0.05
 
@@ -288,15 +289,22 @@ class TandemServer:
             await self._follow_current()
 
     async def _follow_updates(self) -> None:
+        pause_s, look_at = FOLLOW_S, 0.0
         while True:
             await asyncio.sleep(FOLLOW_S)
             await asyncio.to_thread(self._access.follow)
+            if time.monotonic() < look_at:
+                continue
             try:
                 await asyncio.get_running_loop().run_in_executor(self._updating, self._catch_up)
+                pause_s, look_at = FOLLOW_S, 0.0
+                continue
             except TandemError as exc:
                 logger.error("live updates of another server are missing: %s", exc)
-            except Exception as exc:  # the next look may succeed
+            except Exception as exc:  # a later look may succeed
                 logger.error("live updates of another server are missing", exc_info=exc)
+            pause_s = min(2 * pause_s, MOST_PAUSE_S)
+            look_at = time.monotonic() + pause_s
 
     async def _follow_current(self) -> None:
         """Go over to what was published; what could not be served is tried again only when it is published again."""

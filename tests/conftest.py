@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def kills(request: pytest.FixtureRequest) -> int | None:
-    """How often a test that kills processes is to do so; None: a few times, as fits the daily run."""
+    """How often a test that kills processes is to do so; None: as often as fits the daily run."""
     return request.config.getoption("--kills")
 
 

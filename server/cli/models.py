@@ -64,16 +64,20 @@ def has_first_stage(workspace: Workspace, config: "TandemConfig") -> bool:
     """Tell whether the newest retriever was trained on the prepared data as they are, with these settings."""
     from corpus.prepared import Prepared
     from retrieval.model_info import MODEL_FILE, load_retriever_info
+    from retrieval.training.train import AT_WILL
 
     known = versions(workspace.retrievers, marker=MODEL_FILE)
     try:
         info = load_retriever_info(workspace.retrievers / known[-1]) if known else None
     except ArtefactError:  # of another release
         return False
-    return info is not None and (info.data_fingerprint, info.config) == (
-        Prepared(workspace.data).fingerprint,
-        config.retriever,
+    if info is None or info.data_fingerprint != Prepared(workspace.data).fingerprint:
+        return False
+    # builds make indexes of any kind over the embeddings of one model
+    trained, wanted = (
+        each.model_dump(exclude={"index": True, "train": AT_WILL}) for each in (info.config, config.retriever)
     )
+    return trained == wanted
 
 
 def has_second_stage(workspace: Workspace, config: "TandemConfig") -> bool:

@@ -62,7 +62,7 @@ def run(
     else:
         reranker(store, overrides, fresh)
     try:
-        blend(store, overrides)
+        blend(store, overrides, fresh)
     except TooLittleData as exc:
         typer.echo(f"without a blend: {exc}")
     build(store, overrides)

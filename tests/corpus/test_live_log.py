@@ -103,11 +103,14 @@ def test_numbers_exceed_what_a_bundle_holds_of_the_same_log(folder):
     assert writer.last == 2
     writer.outgrow(Held(log=writer.identity, sequence=2))
     assert numbers(folder) == [1, 2]
-    writer.outgrow(Held(log=writer.identity, sequence=9))
-    assert writer.last == 9
-    writer.append(change(10))
+    before = writer.identity
+    held = Held(log=before, sequence=9)
+    writer.outgrow(held)
+    assert writer.identity != before
+    writer.append(change(3))
     writer.close()
-    assert numbers(folder) == [10]
+    assert numbers(folder) == [1, 2, 3]  # nothing that was acknowledged is dropped
+    assert [found.sequence for found in read_log(folder).beyond(held)] == [1, 2, 3]
 
 
 def test_each_log_has_an_identity_that_stays(folder, tmp_path):
@@ -146,11 +149,11 @@ def test_a_log_of_the_first_format_is_read_and_gone_on_with(folder):
     assert numbers(folder) == [5]
     writer = LiveLogWriter(folder)
     writer.append(change(6))
-    assert numbers(folder) == [5, 6]
-    assert [found.sequence for found in read_log(folder).beyond(Held(sequence=5))] == [6]
-    writer.prune(5)
     writer.close()
-    assert (numbers(folder), read_log(folder).identity) == ([6], "")
+    assert numbers(folder) == [5, 6]
+    assert read_log(folder).identity == writer.identity != ""
+    # nobody knows of which log a catalogue speaks that names none
+    assert [found.sequence for found in read_log(folder).beyond(Held(sequence=5))] == [5, 6]
 
 
 def test_a_reader_gets_each_change_once(folder):
@@ -203,6 +206,34 @@ def test_damage_in_what_is_new_is_refused_and_named_by_its_place_in_the_file(fol
     (folder / LOG_FILE).write_bytes(content)
     with pytest.raises(ArtefactError, match=f"damaged one at byte {ends[0]}"):
         reader.more()
+
+
+def test_nothing_is_acknowledged_into_a_file_that_a_restart_would_not_read(folder, tmp_path):
+    writer = LiveLogWriter(folder)
+    writer.append(change(1))
+    write(tmp_path / "other", 1)
+    (folder / LOG_FILE).replace(folder / "moved-away")
+    (tmp_path / "other" / LOG_FILE).replace(folder / LOG_FILE)
+    with pytest.raises(UpdatesRefused, match="no longer the log that this server wrote"):
+        writer.append(change(2))
+    with pytest.raises(UpdatesRefused):
+        writer.append(change(2))
+    writer.close()
+    assert numbers(folder) == [1]
+
+
+def test_a_log_is_not_pruned_from_a_file_that_somebody_put_there(folder):
+    writer = LiveLogWriter(folder)
+    writer.append(change(1))
+    older = (folder / LOG_FILE).read_bytes()
+    writer.append(change(2))
+    writer.append(change(3))
+    (folder / LOG_FILE).unlink()
+    (folder / LOG_FILE).write_bytes(older)
+    with pytest.raises(ArtefactError, match="restart the server"):
+        writer.prune(2)
+    assert writer.last == 3
+    writer.close()
 
 
 def test_nobody_reads_what_is_not_flushed_yet(folder, monkeypatch):

@@ -265,7 +265,7 @@ def test_a_bundle_from_elsewhere_overrides_what_its_export_was_told_later(bundle
     times = [later if number == row else None for number in range(frame.height)]
     items = ItemTable(frame.with_columns(pl.Series("updated_at", times, dtype=frame.schema["updated_at"])))
     pulled = replace(of(bundle, live_log="f" * 32, created_at=later + timedelta(days=1)), items=items)
-    assert updates.serve(pulled) is not bundle
+    updates.serve(pulled)
     assert catalogue(updates.bundle)["i-01"].title == bundle.items.item(row).title
     # an export of a time speaks for all that was sent before
     updates.upsert([Item(item_id="n-1", title="zork")])
@@ -273,6 +273,18 @@ def test_a_bundle_from_elsewhere_overrides_what_its_export_was_told_later(bundle
     assert updates.n_changed == 0
     # what comes after a bundle was built counts, whatever the items say
     updates.serve(of(pulled, created_at=bundle.manifest.created_at - timedelta(days=1)))
+    assert catalogue(updates.bundle)["i-01"].title == "told here"
+    updates.close()
+
+
+def test_what_was_told_while_a_bundle_was_built_here_counts_whatever_the_export_says(bundle, store):
+    updates = updates_of(bundle, store)
+    updates.upsert([Item(item_id="i-01", title="told here", updated_at=bundle.manifest.created_at)])
+    later = bundle.manifest.created_at + timedelta(days=1)
+    frame = bundle.items.frame
+    items = ItemTable(frame.with_columns(pl.lit(later).cast(frame.schema["updated_at"]).alias("updated_at")))
+    built = replace(of(bundle, live_log=read_log(store.live).identity, created_at=later), items=items)
+    updates.serve(built)
     assert catalogue(updates.bundle)["i-01"].title == "told here"
     updates.close()
 

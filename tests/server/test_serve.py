@@ -202,9 +202,9 @@ def test_neither_port_takes_calls_once_the_server_stops(loop, own_store, monkeyp
         statuses = health_pb2_grpc.HealthStub(watcher).Watch(health_pb2.HealthCheckRequest(service=""), timeout=60)
         next(statuses)  # a stream that holds the admin port open
         assert client.search(QUERY).results
-        began = time.monotonic()
         stopping = loop.start(server.stop())
         eventually(lambda: server._readiness.servicer._server_status[SEARCH_SERVICE] == NOT_SERVING)
+        began = time.monotonic()
         with pytest.raises(TandemError):
             while time.monotonic() < began + 5:
                 client.search(QUERY)
