@@ -28,9 +28,10 @@ def index_markdown(document: dict[str, Any]) -> str:
     for n, size in document["sizes"].items():
         lines += ["", f"## {int(n):,} items", ""]
         flat = size["flat"]
+        rate = int(n) * 4 * document["dim"] / flat["floor_ms"] / 1e6  # GB/s
         lines.append(
-            f"Flat takes {flat['times_floor']:.2f} times as long as reading its embeddings at this machine's "
-            f"{document['bandwidth']['one'] / 1e9:.1f} GB/s of one thread."
+            f"Flat takes {flat['times_floor']:.2f} times as long as reading its embeddings at the {rate:.1f} GB/s that "
+            "one thread read in the same call."
         )
         for target in flat["at"]:
             lines += [
