@@ -140,7 +140,7 @@ def test_an_item_whose_text_changed_is_read_anew_and_no_other_one(runtime, serve
     row = int(before.ranking.rows[0])
     item = replace(served.items.item(row), title=f"green {served.items.item(row).title}")
     vector = served.retriever.vectors_of(np.array([row]))[0]
-    live = live.with_changes(1, {item.item_id: item}, (), {item.item_id: vector})
+    live = live.with_changes({item.item_id: item}, (), {item.item_id: vector})
     after = search(live.bundle)
     asked = n_read(runtime)
     assert asked[0] == 1
@@ -150,7 +150,7 @@ def test_an_item_whose_text_changed_is_read_anew_and_no_other_one(runtime, serve
     reranker = live.bundle.reranker
     assert reranker is not None
     assert reranker.score(QUERY, (), np.array([row]))[0] == pytest.approx(after.ranking.rerank[place], abs=1e-5)
-    priced = live.with_changes(2, {item.item_id: replace(item, price=3.0)}, (), {})  # of which the model reads nothing
+    priced = live.with_changes({item.item_id: replace(item, price=3.0)}, (), {})  # of which the model reads nothing
     already = n_read(runtime)
     search(priced.bundle)
     assert n_read(runtime) == already
