@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 SHARD_ROWS = 2048  # most texts that a kill can cost
 COPIED_ROWS = 65_536  # at a time
-VECTORS_SUFFIX = ".vectors.npy"
-HASHES_SUFFIX = ".hashes.npy"
+VECTORS_SUFFIX = ".vectors"
+DIGESTS_SUFFIX = ".digests"
 NAME_CHARACTERS = 16  # of a fingerprint: an encoder's folder
 
 # rows and texts of shards in, rows and embeddings out, in any order: how a cluster takes part
@@ -69,9 +69,10 @@ def embed_items(
 ) -> EmbedReport:
     """Embed texts, each distinct one once, reusing what earlier calls left in the cache.
 
-    The cache is a folder per encoder fingerprint, of shards of up to 2,048 rows: the texts' SHA-256 and their
-    vectors, as two ``.npy`` files. A shard counts once its hashes are there, and they are written last. A broken
-    shard is reported in the log and embedded again.
+    The cache is a folder per encoder fingerprint, of shards of up to 2,048 rows, as two files of bare numbers (there is
+    no header to parse): the vectors, float32, and for each row the SHA-256 of its text and of its vector. A shard
+    counts once its digests are there, and they are written last. Rows whose vectors are not those that were written,
+    and shards that cannot be read, are reported in the log and embedded again.
 
     Args:
         encoder: The item encoder.
@@ -89,13 +90,18 @@ def embed_items(
     keys, first, place = np.unique(keys_of(texts.digests), return_index=True, return_inverse=True)
     vectors = _room(into, len(texts), encoder.dim)
     found = np.zeros(len(keys), dtype=np.bool_)
-    for shard_hashes, shard_vectors in _shards(folder, encoder.dim):
-        known, places = _look_up(keys, shard_hashes)
-        vectors[first[places]] = shard_vectors[known]
-        found[places] = True
+    for shard in _shards(folder, encoder.dim):
+        known, places = _look_up(keys, shard.texts)
+        kept = shard.vectors[known]
+        sound = np.all(_digests_of(kept) == shard.written[known], axis=1)
+        if not sound.all():
+            logger.warning("ignoring %d broken embeddings of a cached shard: %s", np.sum(~sound), shard.path)
+        vectors[first[places[sound]]] = kept[sound]
+        found[places[sound]] = True
     missing = np.sort(first[~found])  # of equal texts the first one's row stands for all
-    for rows, fresh in _encode(encoder, texts, missing, encode_shards):
-        vectors[rows] = as_embeddings(fresh, encoder.dim)  # before it is cached: what is there is taken for good
+    for rows, encoded in _encode(encoder, texts, missing, encode_shards):
+        fresh = as_embeddings(encoded, encoder.dim)  # before it is cached: what is there is taken for good
+        vectors[rows] = fresh
         _write(folder, texts.digests[rows], fresh)
     _copy_to_equals(vectors, first[place])
     if into is not None:
@@ -119,8 +125,8 @@ def count_missing(texts: Texts, cache: Path, fingerprint: str) -> int:
     """
     keys = np.unique(keys_of(texts.digests))
     found = np.zeros(len(keys), dtype=np.bool_)
-    for shard_hashes, _ in _shards(cache_folder(cache, fingerprint), None):
-        found[_look_up(keys, shard_hashes)[1]] = True
+    for shard in _shards(cache_folder(cache, fingerprint), None):
+        found[_look_up(keys, shard.texts)[1]] = True
     return int(np.count_nonzero(~found))
 
 
@@ -167,49 +173,60 @@ def _copy_to_equals(vectors: FloatArray, first: IntArray) -> None:
         vectors[part] = vectors[first[part]]
 
 
-def _look_up(keys: npt.NDArray[np.bytes_], hashes: Digests) -> tuple[IntArray, IntArray]:
+def _look_up(keys: npt.NDArray[np.bytes_], digests: Digests) -> tuple[IntArray, IntArray]:
     """Return which of a shard's rows are wanted, and where in the sorted keys each of those stands."""
     if not len(keys):
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-    wanted = keys_of(hashes)
+    wanted = keys_of(digests)
     places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     known = np.flatnonzero(keys[places] == wanted)
     return known, places[known]
 
 
-def _shards(folder: Path, dim: int | None) -> Iterator[tuple[Digests, FloatArray]]:
-    """Yield the hashes and the vectors of every whole shard; a width of None opens no vectors."""
-    for path in sorted(folder.glob(f"*{HASHES_SUFFIX}")):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shard:
+    """Embeddings that an earlier call left."""
+
+    path: Path  # of the digests
+    texts: Digests
+    written: Digests  # of the vectors, when they were written
+    vectors: FloatArray  # mapped: a catalogue may need few of a shard's rows
+
+
+def _shards(folder: Path, dim: int | None) -> Iterator[_Shard]:
+    """Yield every whole shard; a width of None opens no vectors."""
+    for path in sorted(folder.glob(f"*{DIGESTS_SUFFIX}")):
         try:
             yield _open_shard(path, dim)
-        except (OSError, ValueError, EOFError) as exc:
+        except (OSError, ValueError) as exc:
             logger.warning("ignoring a broken shard of cached embeddings: %s: %s", path, exc)
 
 
-def _open_shard(path: Path, dim: int | None) -> tuple[Digests, FloatArray]:
-    hashes = np.load(path, allow_pickle=False)
-    if hashes.dtype != np.uint8 or hashes.shape != (len(hashes), HASH_BYTES):
-        raise ValueError(f"expected uint8 (n, {HASH_BYTES}) hashes, got {hashes.dtype} {hashes.shape}")
+def _open_shard(path: Path, dim: int | None) -> _Shard:
+    digests = np.fromfile(path, dtype=np.uint8).reshape(-1, 2 * HASH_BYTES)
     if dim is None:
-        return hashes, np.empty((len(hashes), 0), dtype=np.float32)
-    # mapped: a catalogue may need few of a shard's rows
-    vectors = np.load(_vectors_path(path), mmap_mode="r", allow_pickle=False)
-    if vectors.dtype != np.float32 or vectors.shape != (len(hashes), dim):
-        raise ValueError(f"expected float32 ({len(hashes)}, {dim}) vectors, got {vectors.dtype} {vectors.shape}")
-    return hashes, vectors
+        vectors = np.empty((len(digests), 0), dtype=np.float32)
+    else:
+        vectors = np.memmap(_vectors_path(path), dtype=np.float32, mode="r").reshape(len(digests), dim)
+    return _Shard(path=path, texts=digests[:, :HASH_BYTES], written=digests[:, HASH_BYTES:], vectors=vectors)
 
 
-def _vectors_path(hashes_path: Path) -> Path:
-    return hashes_path.with_name(hashes_path.name.removesuffix(HASHES_SUFFIX) + VECTORS_SUFFIX)
+def _vectors_path(digests_path: Path) -> Path:
+    return digests_path.with_name(digests_path.name.removesuffix(DIGESTS_SUFFIX) + VECTORS_SUFFIX)
 
 
-def _write(folder: Path, hashes: Digests, vectors: FloatArray) -> None:
-    # the name is the content's: two runs that embed the same texts write the same file
-    path = folder / f"{hashlib.sha256(hashes.tobytes()).hexdigest()[:32]}{HASHES_SUFFIX}"
+def _digests_of(vectors: FloatArray) -> Digests:
+    joined = b"".join(hashlib.sha256(row).digest() for row in np.ascontiguousarray(vectors))
+    return np.frombuffer(joined, dtype=np.uint8).reshape(-1, HASH_BYTES)
+
+
+def _write(folder: Path, texts: Digests, vectors: FloatArray) -> None:
+    # the name is the texts': two runs that embed the same ones write the same files
+    path = folder / f"{hashlib.sha256(texts.tobytes()).hexdigest()[:32]}{DIGESTS_SUFFIX}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _save(_vectors_path(path), vectors)
-        _save(path, hashes)
+        _save(path, np.hstack([texts, _digests_of(vectors)]))
     except OSError as exc:
         raise _unwritable(folder, exc) from exc
 
@@ -218,7 +235,7 @@ def _save(path: Path, array: npt.NDArray[Any]) -> None:
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     file: IO[bytes]
     with draft.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
+        file.write(array.tobytes())
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)

@@ -48,7 +48,7 @@ def pristine(tmp_path_factory) -> Path:
             (folder / MANIFEST_FILE).write_bytes(manifest.model_copy(update={"retriever": entry}).render())
     for name in (ENCODER[:16], "e2"):
         (workspace.embeddings / name).mkdir(parents=True)
-        (workspace.embeddings / name / "a.vectors.npy").write_bytes(b"vectors")
+        (workspace.embeddings / name / "a.vectors").write_bytes(b"vectors")
     (workspace.bundles / ".building-v6").mkdir()
     (workspace.bundles / ".building-v6" / "half").write_bytes(b"half")
     publish(workspace.bundles, "v1")

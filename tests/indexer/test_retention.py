@@ -28,7 +28,7 @@ def built_by(workspace: Workspace, version: str, encoder: str, *, of: str = "ite
     (folder / MANIFEST_FILE).write_bytes(manifest_of(folder, version, retriever=retriever).render())
     cache = workspace.embeddings / encoder[:16]
     cache.mkdir(parents=True, exist_ok=True)
-    (cache / "a.vectors.npy").write_bytes(b"12345")
+    (cache / "a.vectors").write_bytes(b"12345")
 
 
 def names(folder: Path) -> set[str]:

@@ -1,5 +1,6 @@
 import logging
 import resource
+import shutil
 
 import numpy as np
 import pytest
@@ -75,22 +76,22 @@ def test_a_killed_run_goes_on_where_it_was(real, tmp_path, small_shards):
     np.testing.assert_allclose(report.vectors, real.encode(texts), atol=1e-6)
 
 
-def test_vectors_without_hashes_do_not_count(real, tmp_path):
+def test_vectors_without_digests_do_not_count(real, tmp_path):
     embed_items(real, ["mug"], tmp_path)
-    (hashes,) = tmp_path.rglob("*.hashes.npy")
-    hashes.unlink()
+    (digests,) = tmp_path.rglob("*.digests")
+    digests.unlink()
     assert embed_items(real, ["mug"], tmp_path).n_embedded == 1
 
 
-@pytest.mark.parametrize("suffix", ["hashes", "vectors"])
-@pytest.mark.parametrize("damage", ["cut", "other shape", "gone"])
+@pytest.mark.parametrize("suffix", ["digests", "vectors"])
+@pytest.mark.parametrize("damage", ["cut", "rows missing", "gone"])
 def test_a_broken_shard_is_reported_and_embedded_again(real, tmp_path, caplog, suffix, damage):
     want = embed_items(real, ["mug", "pan"], tmp_path).vectors
-    (path,) = tmp_path.rglob(f"*.{suffix}.npy")
+    (path,) = tmp_path.rglob(f"*.{suffix}")
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:-5])
-    elif damage == "other shape":
-        np.save(path, np.load(path)[:1, :5])
+    elif damage == "rows missing":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     elif suffix == "vectors":
         path.unlink()
     else:
@@ -101,6 +102,33 @@ def test_a_broken_shard_is_reported_and_embedded_again(real, tmp_path, caplog, s
     np.testing.assert_array_equal(again.vectors, want)
     assert "broken shard" in caplog.text
     assert embed_items(real, ["mug", "pan"], tmp_path).n_reused == 2
+
+
+@pytest.mark.parametrize("suffix", ["digests", "vectors"])
+def test_no_byte_that_changed_in_the_cache_reaches_an_embedding(real, tmp_path, suffix):
+    want = embed_items(real, ["mug", "pan"], tmp_path / "whole").vectors
+    (path,) = (tmp_path / "whole").rglob(f"*.{suffix}")
+    name, content = path.relative_to(tmp_path / "whole"), path.read_bytes()
+    for place in range(len(content)):
+        cache = tmp_path / str(place)
+        shutil.copytree(tmp_path / "whole", cache)
+        (cache / name).write_bytes(content[:place] + bytes([content[place] ^ (1 << place % 8)]) + content[place + 1 :])
+        np.testing.assert_array_equal(embed_items(real, ["mug", "pan"], cache).vectors, want)
+
+
+def test_a_broken_row_costs_no_other(real, tmp_path, caplog):
+    embed_items(real, ["mug", "pan", "pot"], tmp_path)
+    (path,) = tmp_path.rglob("*.vectors")
+    vectors = np.fromfile(path, dtype=np.float32).reshape(3, -1)
+    vectors[1] = vectors[2]
+    vectors.tofile(path)
+    counting = Counting(real)
+    with caplog.at_level(logging.WARNING):
+        report = embed_items(counting, ["mug", "pan", "pot"], tmp_path)
+    assert counting.texts == ["pan"]
+    np.testing.assert_allclose(report.vectors, real.encode(["mug", "pan", "pot"]), atol=1e-6)
+    assert "ignoring 1 broken embeddings" in caplog.text
+    assert embed_items(real, ["mug", "pan", "pot"], tmp_path).n_reused == 3
 
 
 def test_encoders_do_not_share_embeddings(real, tiny_encoder_folder, tmp_path):
@@ -119,7 +147,7 @@ def test_no_texts_give_no_embeddings(real, tmp_path):
 
 def test_no_draft_is_left_behind(real, tmp_path):
     embed_items(real, ["mug"], tmp_path)
-    assert sorted(path.suffix for path in tmp_path.rglob("*") if path.is_file()) == [".npy", ".npy"]
+    assert sorted(path.suffix for path in tmp_path.rglob("*") if path.is_file()) == [".digests", ".vectors"]
 
 
 def test_a_cache_that_cannot_be_written_is_an_artefact_error(real, tmp_path):
