@@ -69,7 +69,7 @@ class VectorIndexConfig(Section):
     ef_search: int | None = Field(default=None, ge=1)  # hnsw kinds: breadth of search; None: tuned by a build
     nprobe: int | None = Field(default=None, ge=1)  # ivf kinds: cells that a search visits; None: tuned by a build
     refine_factor: int | None = Field(default=None, ge=1)  # compressed kinds: k times so many are rescored; None: tuned
-    memory_budget_gib: float | None = Field(default=None, gt=0)  # for auto; None: half of the machine's memory
+    memory_budget_gib: float | None = Field(default=None, gt=0)  # for auto; None: half of the memory, a GPU's whole
     device: Literal["cpu", "gpu"] = "cpu"  # gpu: FAISS on the GPU, where the installed faiss has one
 
 

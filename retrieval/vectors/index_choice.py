@@ -23,6 +23,7 @@ The choice on a CPU (``choose_kind``), each step only if it fits the memory budg
 3. ``ivf_pq``: the smallest; also where a graph turns out not to reach the recall (``index_tuning.build_tuned``).
 
 On a GPU it is ``flat``, whose 2d bytes per item (16-bit floats) lie in the GPU's memory: a scan runs at its bandwidth.
+Nothing smaller goes there, so that what exceeds the budget is an error; without one FAISS says whether it has the room.
 """
 
 import math
@@ -104,6 +105,9 @@ def choose_kind(config: VectorIndexConfig, n_items: int, dim: int) -> IndexKind:
     if config.kind != "auto":
         return config.kind
     if config.device == "gpu":
+        needed = n_items * bytes_per_item("flat_fp16", dim, config.m) / GIB
+        if config.memory_budget_gib is not None and needed > config.memory_budget_gib:
+            raise _over_budget(n_items, dim, config.memory_budget_gib, f"{needed:.3g} GiB for flat on a GPU")
         return "flat"
     budget = memory_bytes() * BUDGET_SHARE if config.memory_budget_gib is None else config.memory_budget_gib * GIB
     candidates = _candidates(n_items)
@@ -111,16 +115,19 @@ def choose_kind(config: VectorIndexConfig, n_items: int, dim: int) -> IndexKind:
         if n_items * bytes_per_item(kind, dim, config.m) <= budget:
             return kind
     least = n_items * bytes_per_item(candidates[-1], dim, config.m) / GIB
-    raise ConfigError(
-        f"expected an index of {n_items:,} items by {dim} numbers to fit {budget / GIB:.3g} GiB, "
-        f"got {least:.3g} GiB for {candidates[-1]}; raise retriever.index.memory_budget_gib, or cut the embeddings "
-        "with retriever.dim"
-    )
+    raise _over_budget(n_items, dim, budget / GIB, f"{least:.3g} GiB for {candidates[-1]}")
 
 
 def memory_bytes() -> int:
     """Return the machine's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _over_budget(n_items: int, dim: int, budget_gib: float, needed: str) -> ConfigError:
+    return ConfigError(
+        f"expected an index of {n_items:,} items by {dim} numbers to fit {budget_gib:.3g} GiB, got {needed}; "
+        "raise retriever.index.memory_budget_gib, or cut the embeddings with retriever.dim"
+    )
 
 
 def _candidates(n_items: int) -> Sequence[IndexKind]:

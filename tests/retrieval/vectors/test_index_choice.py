@@ -75,7 +75,14 @@ def test_auto_takes_the_first_kind_that_fits_the_budget():
 
 
 def test_auto_on_a_gpu_is_a_scan():
-    assert choose_kind(VectorIndexConfig(device="gpu", memory_budget_gib=1e-6), 10**7, 384) == "flat"
+    assert choose_kind(VectorIndexConfig(device="gpu"), 10**9, 384) == "flat"
+
+
+def test_auto_on_a_gpu_heeds_the_budget():
+    # ten million items of 384 numbers of 16 bits: 7.153 GiB
+    assert choose_kind(VectorIndexConfig(device="gpu", memory_budget_gib=7.16), 10**7, 384) == "flat"
+    with pytest.raises(ConfigError, match=r"to fit 7\.1 GiB, got 7\.15 GiB for flat on a GPU; raise"):
+        choose_kind(VectorIndexConfig(device="gpu", memory_budget_gib=7.1), 10**7, 384)
 
 
 def test_without_a_budget_half_of_the_memory_counts(monkeypatch):
