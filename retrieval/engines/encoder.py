@@ -28,7 +28,7 @@ TorchPrecision = Literal["fp32", "bf16"]
 
 ENCODER_FILE = "encoder.json"
 TOKENIZER_FILE = "tokenizer.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # tokens per engine call. MiniLM on one AVX2 core, 600 titles: 186 titles/s at 512 tokens, 165 at 1,024 and 137 at
 # 4,096, which falls out of the caches; several cores want somewhat more than one
 CPU_TOKEN_BUDGET = 1024
@@ -289,8 +289,9 @@ def _info(
         digest.update(np.ascontiguousarray(tensor.cpu().float().numpy()).data)
     bare, _ = _bare(tokenizer, max_tokens)
     cut = [module.dim] if module.dim < module.width else []
-    tables = ["float tables"] if precision == "int8" else []  # exports of earlier releases had these in int8, too
-    parts = [module.pooling, bare.to_str(), max_tokens, precision, list(calibration), *cut, *tables]
+    # exports of earlier releases had tables in int8, too, and computed in bfloat16 what is not int8
+    floats = ["float tables", "f32"] if precision == "int8" else []
+    parts = [module.pooling, bare.to_str(), max_tokens, precision, list(calibration), *cut, *floats]
     digest.update(json.dumps(parts).encode())
     return EncoderInfo(
         dim=module.dim, max_tokens=max_tokens, fingerprint=digest.hexdigest(), precision=precision, role=role

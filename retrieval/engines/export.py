@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from corpus.errors import ArtefactError, ConfigError, DeviceUnavailable
-from retrieval.engines.engine import GRAPH_FILE, INPUT_NAMES, PRECISION_KEY, TokenBatch
+from retrieval.engines.engine import GRAPH_FILE, INPUT_NAMES, TokenBatch
 from retrieval.engines.openvino_runtime import load_openvino, no_telemetry
 
 Precision = Literal["fp32", "int8"]
@@ -46,7 +46,6 @@ def export_openvino(
                 model = openvino.convert_model(module, example_input=_example(calibration[0]), input=inputs)
             if precision == "int8":
                 model = _quantize(model, calibration)
-            model.set_rt_info(precision, PRECISION_KEY)
             # the default would squeeze fp32 weights into fp16
             openvino.save_model(model, str(folder / GRAPH_FILE), compress_to_fp16=False)
         except RuntimeError as exc:

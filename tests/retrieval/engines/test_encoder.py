@@ -281,8 +281,8 @@ def test_another_format_version_is_refused(exported, tmp_path):
     for file in exported.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     path = tmp_path / ENCODER_FILE
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 2}))
-    with pytest.raises(ArtefactError, match="format 1"):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 1}))
+    with pytest.raises(ArtefactError, match="format 2"):
         open_encoder(tmp_path)
 
 

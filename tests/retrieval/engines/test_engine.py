@@ -89,6 +89,13 @@ def test_threads_are_pinned_only_where_they_have_all_cores(pair_folder, n_thread
     assert request.get_compiled_model().get_property("ENABLE_CPU_PINNING") is is_pinned
 
 
+@pytest.mark.parametrize("kind", ["fp32", "int8"])
+def test_floats_are_computed_in_32_bits_also_on_cpus_with_bfloat16(pair_folder, int8_folder, kind):
+    engine = OpenVinoEngine.load({"fp32": pair_folder, "int8": int8_folder}[kind])
+    hint = engine._idle.get().get_compiled_model().get_property("INFERENCE_PRECISION_HINT")
+    assert hint.get_type_name() == "f32"
+
+
 def test_int8_leaves_the_tables_of_tokens_in_the_mapped_file(int8_folder):
     operations = openvino_core().read_model(str(int8_folder / GRAPH_FILE)).get_ops()
     looked_up = [each.input_value(0).get_node() for each in operations if each.get_type_name() == "Gather"]
