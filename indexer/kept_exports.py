@@ -10,7 +10,7 @@ from pathlib import Path
 
 from corpus.errors import ArtefactError
 from corpus.folders import replaced_folder
-from retrieval.engines.encoder import Role, TextEncoder, export_encoder, open_encoder
+from retrieval.engines.encoder import Role, TextEncoder, export_encoder, open_encoder, verify_encoder
 from retrieval.vectors.embeddings import NAME_CHARACTERS
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def keep_int8_export(
     dim: int | None,
     bulk: bool = False,
 ) -> TextEncoder:
-    """Open a trained tower's int8 export, which the first call makes.
+    """Open a trained tower's int8 export, which the first call makes; one that was damaged since is made again.
 
     Args:
         kept: Folder of such exports, of this role.
@@ -54,9 +54,12 @@ def keep_int8_export(
     """
     folder = kept_folder(kept, trained)
     try:
+        verify_encoder(folder)
         return open_encoder(folder, bulk=bulk)
-    except ArtefactError:  # none, or a damaged one
-        logger.info("exporting the %s tower in int8, calibrated on the store's own texts", role)
+    except ArtefactError as exc:
+        if folder.exists():
+            logger.warning("ignoring a kept encoder: %s", exc)
+    logger.info("exporting the %s tower in int8, calibrated on the store's own texts", role)
     with replaced_folder(folder) as fresh:
         export_encoder(
             model_dir,

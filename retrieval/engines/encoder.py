@@ -17,7 +17,7 @@ from corpus.errors import ArtefactError, ConfigError
 from corpus.progress import track
 from retrieval.arrays import FloatArray
 from retrieval.engines.batches import batches_by_length
-from retrieval.engines.engine import Engine, OpenVinoEngine, TokenBatch
+from retrieval.engines.engine import GRAPH_FILE, WEIGHTS_FILE, Engine, OpenVinoEngine, TokenBatch
 
 if TYPE_CHECKING:
     from retrieval.engines.torch_engine import EmbeddingModule
@@ -28,6 +28,7 @@ TorchPrecision = Literal["fp32", "bf16"]
 
 ENCODER_FILE = "encoder.json"
 TOKENIZER_FILE = "tokenizer.json"
+EXPORTED_FILES = (GRAPH_FILE, WEIGHTS_FILE, TOKENIZER_FILE)
 FORMAT_VERSION = 2
 # tokens per engine call. MiniLM on one AVX2 core, 600 titles: 186 titles/s at 512 tokens, 165 at 1,024 and 137 at
 # 4,096, which falls out of the caches; several cores want somewhat more than one
@@ -47,6 +48,7 @@ class EncoderInfo(Section):
     fingerprint: str  # SHA-256 over all that decides an embedding's numbers
     precision: Precision | TorchPrecision
     role: Role
+    files: dict[str, str] = Field(default_factory=dict)  # of an exported one: name → SHA-256
 
 
 class TextEncoder:
@@ -179,6 +181,21 @@ def read_encoder_info(folder: Path) -> EncoderInfo:
     return info
 
 
+def verify_encoder(folder: Path) -> None:
+    """Check that the files of an exported encoder are those that were written.
+
+    Raises:
+        ArtefactError: If one is missing or changed, or the folder holds none of this release's format.
+    """
+    expected = read_encoder_info(folder).files
+    try:
+        changed = [name for name in EXPORTED_FILES if _sha256(folder / name) != expected.get(name)]
+    except OSError as exc:
+        raise ArtefactError(f"expected an exported encoder in {folder}, got: {exc}; export it again") from exc
+    if changed:
+        raise ArtefactError(f"expected {', '.join(changed)} in {folder} as exported, got other bytes; export it again")
+
+
 def open_encoder(folder: Path, *, n_threads: int | None = None, bulk: bool = False) -> TextEncoder:
     """Open a folder written by ``export_encoder``; needs no torch.
 
@@ -269,8 +286,14 @@ def export_encoder(
     export_openvino(module, out_dir, precision=precision, calibration=[pad(chunk, pad_id) for chunk in chunks])
     bare.no_truncation()
     bare.save(str(out_dir / TOKENIZER_FILE))
+    info = info.model_copy(update={"files": {name: _sha256(out_dir / name) for name in EXPORTED_FILES}})
     (out_dir / ENCODER_FILE).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return info
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _info(

@@ -10,7 +10,7 @@ from indexer import checks
 from indexer.build import build_bundle
 from indexer.bundle import open_bundle, open_item_encoder
 from indexer.query_encoder import check_query_encoder
-from retrieval.engines.encoder import open_torch_encoder, read_encoder_info
+from retrieval.engines.encoder import open_torch_encoder, read_encoder_info, verify_encoder
 from retrieval.passages import passage
 from tests.indexer.small_models import BUILD, RERANKER, RETRIEVER
 
@@ -66,15 +66,19 @@ def test_lost_recall_is_refused(trained, monkeypatch):
         check_query_encoder(Bent(trained, np.negative), trained, QUERIES, judged, vectors)
 
 
-def test_a_damaged_export_is_made_again(workspace, easily_quantised, caplog):
+@pytest.mark.parametrize("name", ["openvino_model.xml", "openvino_model.bin", "tokenizer.json"])
+def test_a_damaged_export_is_made_again(workspace, easily_quantised, caplog, name):
     shutil.rmtree(workspace.rerankers)
     first = build_bundle(workspace, RETRIEVER, RERANKER, INT8).manifest
     (kept,) = workspace.query_encoders.iterdir()
-    graph = kept / "openvino_model.xml"
-    graph.write_bytes(graph.read_bytes()[:1000])
+    whole = (kept / name).read_bytes()
+    middle = len(whole) // 2
+    (kept / name).write_bytes(whole[:middle] + bytes([whole[middle] ^ 4]) + whole[middle + 1 :])
     with caplog.at_level(logging.INFO):
         second = build_bundle(workspace, RETRIEVER, RERANKER, AUTO).manifest
+    assert f"ignoring a kept encoder: expected {name} in" in caplog.text
     assert "exporting the query tower in int8" in caplog.text
+    verify_encoder(kept)
     assert second.config["build"]["encoder_precision"] == "int8"
     assert second.retriever.encoder_fingerprint == first.retriever.encoder_fingerprint
 
