@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from corpus.errors import ArtefactError, ConfigError
+from corpus.folders import writing
 from retrieval.arrays import FloatArray, IntArray
 from retrieval.config import VectorIndexConfig
 from retrieval.filtering.row_set import RowSet
@@ -30,6 +31,7 @@ TRAINING_ROUNDS = 5  # of k-means; FAISS's 25 move the centres hardly any furthe
 ROTATION_ROUNDS = 5  # of the rotation before codes; FAISS's 50 find hardly more
 ADDED_ROWS = 65_536  # at one time: embeddings mapped from a file need not fit the memory
 TABLE_BYTES = 2**28  # of look-up tables in one call
+WRITTEN_BYTES = 2**20  # at one time
 CODE_BITS = 4  # what FAISS scans fast
 N_CODES = 2**CODE_BITS
 
@@ -96,10 +98,10 @@ def write_structure(structure: Structure, path: Path) -> None:
         ArtefactError: If it cannot be written.
     """
     flags = faiss.IO_FLAG_SKIP_STORAGE if isinstance(structure, faiss.IndexHNSWFlat) else 0
-    try:
-        faiss.write_index(structure, str(path), flags)  # type: ignore[call-overload]
-    except RuntimeError as exc:
-        raise ArtefactError(f"expected to write an index to {path}, got: {exc}; check the folder") from exc
+    # through Python's file: FAISS's own says nothing of what the disk does not take at the end
+    with writing(path), path.open("wb") as file:
+        writer = faiss.PyCallbackIOWriter(file.write, WRITTEN_BYTES)  # type: ignore[attr-defined]
+        faiss.write_index(structure, writer, flags)
 
 
 def read_structure(path: Path, config: VectorIndexConfig, vectors: FloatArray) -> Structure:

@@ -291,8 +291,14 @@ def test_vectors_that_are_missing_cut_or_no_embeddings_are_refused(vectors, tmp_
 
 
 def test_saving_into_a_missing_folder_is_an_artefact_error(built, tmp_path):
-    with pytest.raises(ArtefactError, match="check the folder"):
+    with pytest.raises(ArtefactError, match="missing/vector.index, got: .*No such file.*; free or mend the disk"):
         built["sq8"].save(tmp_path / "missing" / "vector.index")
+
+
+@pytest.mark.parametrize("kind", ["sq8", "hnsw", "ivf_pq"])
+def test_a_full_disk_is_an_artefact_error_however_little_is_missing(built, kind):
+    with pytest.raises(ArtefactError, match="No space left on device; free or mend the disk"):
+        built[kind].save(Path("/dev/full"))
 
 
 def test_bad_queries_are_refused(graph):
