@@ -5,8 +5,12 @@ import random
 from pathlib import Path
 
 import faiss
+import numpy as np
+import openvino
 import polars as pl
 import pytest
+import tantivy
+from tokenizers import Tokenizer
 
 from corpus.errors import ArtefactError, BundleCorrupt
 from corpus.workspace import find_version
@@ -14,6 +18,12 @@ from indexer.bundle import open_bundle
 from indexer.manifest import MANIFEST_FILE, parse_manifest, read_manifest
 from indexer.publish import current_version, publish
 from indexer.verify import check_file, verify_bundle
+from rerank.blend_info import BlendInfo
+from rerank.lightgbm_runtime import lightgbm
+from rerank.scorer import RerankerInfo
+from retrieval.engines.encoder import EncoderInfo
+from retrieval.event_log.suggestions import Suggestions
+from retrieval.lexical.lexical_index import LexicalSettings
 from tests.indexer.small_bundles import write_small_bundle
 
 SMALL_BYTES = 4096  # of a file whose every byte is flipped
@@ -21,19 +31,44 @@ SHORT_DAMAGES = 120
 DAMAGES_PER_KILL = 25  # --kills 200 makes 5,000
 
 
+# what reads a bundle's files; some would crash, or worse, on a damaged one
+PARSERS = [
+    (pl, "read_parquet"),
+    (np, "load"),
+    (faiss, "read_index"),
+    (tantivy.Index, "open"),
+    (openvino.Core, "compile_model"),
+    (Tokenizer, "from_file"),
+    (Tokenizer, "from_str"),
+    (lightgbm, "Booster"),
+    (EncoderInfo, "model_validate_json"),
+    (LexicalSettings, "model_validate_json"),
+    (RerankerInfo, "model_validate_json"),
+    (BlendInfo, "model_validate_json"),
+    (Suggestions, "load"),
+]
+
+
 class Parsed(BaseException):
-    """A library was given a file to read."""
+    """A parser was given a file to read."""
+
+
+def trap(monkeypatch: pytest.MonkeyPatch, parsers: list[tuple[object, str]]) -> list[str]:
+    """Let parsers say that they were reached, and note it: what one says in a thread may be heard by nobody."""
+    reached: list[str] = []
+    for owner, name in parsers:
+
+        def parse(*arguments: object, parser: str = f"{owner}.{name}", **options: object) -> None:
+            reached.append(parser)
+            raise Parsed
+
+        monkeypatch.setattr(owner, name, parse)
+    return reached
 
 
 @pytest.fixture
-def trapped(monkeypatch) -> None:
-    """The libraries that would crash, or worse, on a damaged file say that they were reached."""
-
-    def reached(*arguments: object, **options: object) -> None:
-        raise Parsed
-
-    monkeypatch.setattr(faiss, "read_index", reached)
-    monkeypatch.setattr(pl, "read_parquet", reached)
+def trapped(monkeypatch) -> list[str]:
+    return trap(monkeypatch, PARSERS)
 
 
 def positions(n_bytes: int, kills: int | None) -> range:
@@ -41,9 +76,12 @@ def positions(n_bytes: int, kills: int | None) -> range:
     return range(0, n_bytes, 5 if kills is None else 1)
 
 
-def test_the_trap_is_where_an_untouched_bundle_leads(bundle_folder, trapped):
+@pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: f"{parser[0].__name__}.{parser[1]}")
+def test_every_trap_is_where_an_untouched_bundle_leads(blended_folder, monkeypatch, parser):
+    reached = trap(monkeypatch, [parser])
     with pytest.raises(Parsed):
-        open_bundle(bundle_folder)
+        open_bundle(blended_folder)
+    assert reached
 
 
 def test_a_flipped_byte_of_a_real_manifest_is_refused(bundle_folder, kills):
@@ -72,14 +110,14 @@ def test_a_flipped_byte_of_a_small_file_is_noticed(bundle_folder, kills):
     verify_bundle(bundle_folder)
 
 
-def test_random_damage_to_the_large_files_is_refused_before_anything_is_parsed(bundle_folder, trapped, kills):
+def test_random_damage_to_the_large_files_is_refused_before_anything_is_parsed(blended_folder, trapped, kills):
     draw = random.Random(11)
-    sizes = {name: entry.size_bytes for name, entry in read_manifest(bundle_folder).files.items()}
+    sizes = {name: entry.size_bytes for name, entry in read_manifest(blended_folder).files.items()}
     large = sorted(name for name, size in sizes.items() if size > SMALL_BYTES)
     assert {"vector.index", "vectors.npy", "items.parquet"} <= set(large)
     for number in range(SHORT_DAMAGES if kills is None else kills * DAMAGES_PER_KILL):
         name = large[number % len(large)]
-        path = bundle_folder / name
+        path = blended_folder / name
         position = draw.randrange(sizes[name])
         with path.open("r+b") as file:
             if number % 4 == 3:
@@ -92,13 +130,14 @@ def test_random_damage_to_the_large_files_is_refused_before_anything_is_parsed(b
                 file.seek(position)
                 file.write(bytes([rest[0] ^ 1 << draw.randrange(8)]))
         with pytest.raises(BundleCorrupt, match=r"1 bad file\(s\)") as caught:
-            open_bundle(bundle_folder)
+            open_bundle(blended_folder)
         assert name in str(caught.value)
         with path.open("r+b") as file:
             file.seek(position)
             file.write(rest)
+    assert not trapped
     with pytest.raises(Parsed):  # all damage was mended: nothing else was what was refused
-        open_bundle(bundle_folder)
+        open_bundle(blended_folder)
 
 
 def test_every_flipped_byte_of_current_is_refused_by_name_or_leads_to_a_whole_bundle_or_to_none(tmp_path):
