@@ -16,7 +16,10 @@ from retrieval.vectors.embeddings import embed_items
 TIMEOUT_S = 300  # some 20 s on two free cores
 TEXTS = [f"red acme mug {number}" for number in range(45)]
 PROGRAM = """
+import os
 import sys
+import time
+from functools import partial
 from pathlib import Path
 import ray
 from indexer.ray_embedding import PortableEncoder, encode_on_ray
@@ -25,9 +28,22 @@ from retrieval.vectors.embeddings import embed_items
 from retrieval.engines.encoder import open_encoder
 
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+(out / "workers").mkdir()
+ray.init = partial(ray.init, num_cpus=2)  # whatever this machine has
+
+
+class Meeting(PortableEncoder):
+    def open(self):
+        (out / "workers" / str(os.getpid())).touch()
+        given_up = time.monotonic() + 60
+        while len(list((out / "workers").iterdir())) < 2 and time.monotonic() < given_up:
+            time.sleep(0.05)
+        return super().open()
+
+
 embeddings.SHARD_ROWS = 10
 encoder = open_encoder(folder, n_threads=1)
-portable = PortableEncoder.read(folder, exported=True, max_tokens=24)
+portable = Meeting.read(folder, exported=True, max_tokens=24)
 texts = [f"red acme mug {number}" for number in range(45)]
 report = embed_items(encoder, texts, out / "cache", into=out / "v.npy", encode_shards=encode_on_ray("local", portable))
 assert (report.n_embedded, report.n_reused) == (45, 0)
@@ -45,7 +61,7 @@ def exported(tiny_encoder_folder, tiny_items, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed: pip install 'tandem-search[ray]'")
-def test_workers_give_the_embeddings_of_one_process(exported, tmp_path):
+def test_a_worker_per_core_gives_the_embeddings_of_one_process(exported, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(exported), str(tmp_path)],
         capture_output=True,
@@ -55,6 +71,7 @@ def test_workers_give_the_embeddings_of_one_process(exported, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "workers").iterdir())) == 2  # one per core
     encoder = open_encoder(exported, n_threads=1)
     np.testing.assert_allclose(np.load(tmp_path / "v.npy"), encoder.encode(TEXTS), atol=1e-5)
     again = embed_items(encoder, TEXTS, tmp_path / "cache")
