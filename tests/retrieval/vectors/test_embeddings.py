@@ -1,6 +1,8 @@
 import logging
+import os
 import resource
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,6 +150,26 @@ def test_no_texts_give_no_embeddings(real, tmp_path):
 def test_no_draft_is_left_behind(real, tmp_path):
     embed_items(real, ["mug"], tmp_path)
     assert sorted(path.suffix for path in tmp_path.rglob("*") if path.is_file()) == [".digests", ".vectors"]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_digests_come_last(real, tmp_path, monkeypatch):
+    fsync, replace, done = os.fsync, Path.replace, []
+
+    def noted_fsync(descriptor):
+        fsync(descriptor)
+        draft = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        done.append(("flushed", draft.suffixes[0], os.fstat(descriptor).st_size))
+
+    def noted_replace(draft, target):
+        assert not target.exists()
+        done.append(("renamed", target.suffix, draft.stat().st_size))
+        return replace(draft, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    embed_items(real, ["mug", "pan"], tmp_path)
+    sizes = {".vectors": 2 * real.dim * 4, ".digests": 2 * 64}
+    assert done == [(what, suffix, size) for suffix, size in sizes.items() for what in ("flushed", "renamed")]
 
 
 def test_a_cache_that_cannot_be_written_is_an_artefact_error(real, tmp_path):
