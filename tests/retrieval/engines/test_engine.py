@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from corpus.errors import ArtefactError, ConfigError, DeviceUnavailable
-from retrieval.engines.engine import GRAPH_FILE, OpenVinoEngine, TokenBatch, even_width
+from retrieval.engines.engine import GRAPH_FILE, OpenVinoEngine, TokenBatch, even_rows, even_width
 from retrieval.engines.export import export_openvino
 from retrieval.engines.openvino_runtime import openvino_core
 from retrieval.engines.torch_engine import EmbeddingModule, TorchEngine
@@ -105,6 +105,20 @@ def test_int8_leaves_the_tables_of_tokens_in_the_mapped_file(int8_folder):
     assert {(node.get_type_name(), node.get_element_type().get_type_name()) for node in tables} == {("Constant", "f32")}
     constants = [node for node in operations if node.get_type_name() == "Constant"]
     assert "i8" in {node.get_element_type().get_type_name() for node in constants}  # the products' weights
+
+
+def test_graphs_read_few_sizes_of_batches(pair_folder, int8_folder):
+    assert [even_rows(n) for n in (1, 2, 3, 4, 5, 9)] == [1, 2, 4, 4, 8, 12]
+    for folder in (pair_folder, int8_folder):
+        engine = OpenVinoEngine.load(folder)
+        request = engine._idle.get()
+        engine._idle.put(request)
+        tokens = batch(n=12)
+        whole = run(engine, tokens)
+        for n in (1, 3, 6):
+            part = TokenBatch(**{name: getattr(tokens, name)[:n] for name in TokenBatch.__slots__})
+            np.testing.assert_array_equal(run(engine, part), whole[:n])
+            assert {request.get_input_tensor(port).shape[0] for port in range(3)} == {even_rows(n)}
 
 
 def test_graphs_read_few_widths(pair_folder, int8_folder):
