@@ -1,5 +1,6 @@
 """Folders that appear whole or not at all, and a disk that does not take what is written."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -54,6 +55,16 @@ def fsync_path(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

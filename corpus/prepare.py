@@ -24,7 +24,7 @@ from corpus.event_log import EventParts, read_events
 from corpus.events import EventType
 from corpus.examples import Behaviour, make_examples
 from corpus.exposure import write_exposure
-from corpus.folders import replaced_folder, writing
+from corpus.folders import replaced_folder, sha256_of, writing
 from corpus.items import ItemTable
 from corpus.judgments import read_judgments
 from corpus.live_log import Held
@@ -154,7 +154,7 @@ def _report(
     folder: Path,
 ) -> PrepareReport:
     duplicates = sum(n for reason, n in rejects.counts.items() if reason.endswith(f": {DUPLICATE}"))
-    digests = [_sha256(folder / name) for name in TABLES]
+    digests = [sha256_of(folder / name) for name in TABLES]
     starts = behaviour.boundaries
     return PrepareReport(
         n_items=len(items),
@@ -190,12 +190,7 @@ def _write_manifest(folder: Path, report: PrepareReport, config: DataConfig, rej
         "test_from": report.test_from,
         "rejects": dict(sorted(rejects.counts.items())),
         "config": config.model_dump(mode="json"),
-        "sha256": {name: _sha256(folder / name) for name in TABLES},
+        "sha256": {name: sha256_of(folder / name) for name in TABLES},
     }
     text = json.dumps(manifest, ensure_ascii=False, indent=2)
     (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from corpus.config import Section
 from corpus.errors import ArtefactError, ConfigError
+from corpus.folders import sha256_of
 from corpus.progress import track
 from retrieval.arrays import FloatArray
 from retrieval.engines.batches import batches_by_length
@@ -189,7 +190,7 @@ def verify_encoder(folder: Path) -> None:
     """
     expected = read_encoder_info(folder).files
     try:
-        changed = [name for name in EXPORTED_FILES if _sha256(folder / name) != expected.get(name)]
+        changed = [name for name in EXPORTED_FILES if sha256_of(folder / name) != expected.get(name)]
     except OSError as exc:
         raise ArtefactError(f"expected an exported encoder in {folder}, got: {exc}; export it again") from exc
     if changed:
@@ -286,14 +287,9 @@ def export_encoder(
     export_openvino(module, out_dir, precision=precision, calibration=[pad(chunk, pad_id) for chunk in chunks])
     bare.no_truncation()
     bare.save(str(out_dir / TOKENIZER_FILE))
-    info = info.model_copy(update={"files": {name: _sha256(out_dir / name) for name in EXPORTED_FILES}})
+    info = info.model_copy(update={"files": {name: sha256_of(out_dir / name) for name in EXPORTED_FILES}})
     (out_dir / ENCODER_FILE).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return info
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _info(

@@ -163,14 +163,13 @@ class VectorIndex:
         share = n_allowed / len(self)
         if exact or k == n_allowed or self._cheaper_exactly(allowed, share):  # who asks for all gets all
             scores, ids = self._search_exactly(queries, k, allowed)
+        elif allowed is None:
+            scores, ids = self._search_approximately(queries, k, None, share)
         else:
-            if allowed is None:
-                scores, ids = self._search_approximately(queries, k, None, share)
-            else:
-                scores, ids = self._search_among(queries, k, allowed)
-            short = np.flatnonzero(ids[:, -1] < 0) if complete else ()
-            if len(short):
-                scores[short], ids[short] = self._search_exactly(queries[short], k, allowed)
+            scores, ids = self._search_among(queries, k, allowed)
+        short = np.flatnonzero(ids[:, -1] < 0) if complete else ()
+        if len(short):
+            scores[short], ids[short] = self._search_exactly(queries[short], k, allowed)
         order = np.lexsort((ids, -scores), axis=-1)
         return VectorHits(ids=np.take_along_axis(ids, order, -1), scores=np.take_along_axis(scores, order, -1))
 

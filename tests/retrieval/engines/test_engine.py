@@ -23,6 +23,12 @@ def run(engine, tokens):
     return engine.run(tokens.input_ids, tokens.attention_mask, tokens.token_type_ids)
 
 
+def request_of(engine):
+    request = engine._idle.get()
+    engine._idle.put(request)
+    return request
+
+
 @pytest.fixture(scope="module")
 def pair_model(tiny_bert_folder):
     """A cross-encoder: one score per pair, as the reranker exports it."""
@@ -85,14 +91,14 @@ def test_streams_side_by_side_give_the_numbers_of_one(pair_folder):
 
 @pytest.mark.parametrize(("n_threads", "is_pinned"), [(None, True), (1, False)])
 def test_threads_are_pinned_only_where_they_have_all_cores(pair_folder, n_threads, is_pinned):
-    request = OpenVinoEngine.load(pair_folder, n_threads=n_threads)._idle.get()
+    request = request_of(OpenVinoEngine.load(pair_folder, n_threads=n_threads))
     assert request.get_compiled_model().get_property("ENABLE_CPU_PINNING") is is_pinned
 
 
 @pytest.mark.parametrize("kind", ["fp32", "int8"])
 def test_floats_are_computed_in_32_bits_also_on_cpus_with_bfloat16(pair_folder, int8_folder, kind):
     engine = OpenVinoEngine.load({"fp32": pair_folder, "int8": int8_folder}[kind])
-    hint = engine._idle.get().get_compiled_model().get_property("INFERENCE_PRECISION_HINT")
+    hint = request_of(engine).get_compiled_model().get_property("INFERENCE_PRECISION_HINT")
     assert hint.get_type_name() == "f32"
 
 
@@ -111,8 +117,7 @@ def test_graphs_read_few_sizes_of_batches(pair_folder, int8_folder):
     assert [even_rows(n) for n in (1, 2, 3, 4, 5, 9)] == [1, 2, 4, 4, 8, 12]
     for folder in (pair_folder, int8_folder):
         engine = OpenVinoEngine.load(folder)
-        request = engine._idle.get()
-        engine._idle.put(request)
+        request = request_of(engine)
         tokens = batch(n=12)
         whole = run(engine, tokens)
         for n in (1, 3, 6):
@@ -125,8 +130,7 @@ def test_graphs_read_few_widths(pair_folder, int8_folder):
     assert [even_width(width) for width in (1, 8, 9, 16, 17, 33)] == [8, 8, 16, 16, 32, 48]
     for folder in (pair_folder, int8_folder):
         engine = OpenVinoEngine.load(folder)
-        request = engine._idle.get()
-        engine._idle.put(request)
+        request = request_of(engine)
         widths = []
         for length in (3, 17, 32):
             run(engine, batch(length=length))

@@ -13,29 +13,11 @@ from retrieval.filtering.row_set import RowSet
 from retrieval.vectors import index_gpu, vector_index
 from retrieval.vectors.index_kinds import Breadth
 from retrieval.vectors.vector_index import VectorIndex
-
-
-def unit(n, dim, seed):
-    vectors = np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-@pytest.fixture(scope="module")
-def vectors():
-    return unit(2000, 24, seed=1)
-
-
-@pytest.fixture(scope="module")
-def queries():
-    return unit(50, 24, seed=2)
+from tests.retrieval.vectors.made_up import exact, unit
 
 
 def has_gpu():
     return hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
-
-
-def exact(queries, vectors, k):
-    return np.argsort(-(queries @ vectors.T), kind="stable", axis=1)[:, :k]
 
 
 def test_a_gpu_that_is_not_there_is_said_so(vectors):
